@@ -1,0 +1,1376 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "tensorflow>=2.20",
+#     "keras>=3.12",
+#     "numpy>=1.26.4",
+#     "matplotlib>=3.8",
+#     "pillow>=11",
+# ]
+# ///
+"""CatDogClassifier: tell cats from dogs with a small convolutional net.
+
+    python CatDogClassifier.py                  train on dataset/, save CatDogClassifier_model.h5
+    python CatDogClassifier.py -f photo.jpg     classify one photo
+    python CatDogClassifier.py -d holiday       classify a folder
+
+The same from a Python prompt:
+
+    from CatDogClassifier import CatDogClassifier
+    classifier = CatDogClassifier(epochs=10)
+    classifier.train("dataset")
+    classifier.showAcc()
+    classifier.predict("photo.jpg")
+
+The rooms of this file, in reading order: grep '^# ===' CatDogClassifier.py
+"""
+
+import argparse
+import collections
+import contextlib
+import csv
+import filecmp
+import functools
+import io
+import itertools
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import stat
+import struct
+import sys
+import tempfile
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+
+try:
+    import numpy as np
+    from PIL import Image
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"CatDogClassifier: {missing.name} is not installed. Run: pip install -r requirements.txt")
+
+__version__ = "1.0"
+
+
+# ======================================================================================================================
+# 1. Settings: every default lives here once
+# ======================================================================================================================
+
+SPLITS = ("train", "validation", "test")
+SPLIT_ALIASES = {"val": "validation", "valid": "validation"}
+CLASS_ALIASES = {"cats": "cat", "dogs": "dog"}
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}  # as are all names that begin with a dot
+PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+MAX_PIXELS = 100_000_000  # to decode; a larger JPEG is decoded at a fraction of its size
+DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped drawings
+
+INSTALL = "Run: pip install -r requirements.txt"
+REAL_PHOTOS = "To bring in real ones: python CatDogClassifier.py --prepare FOLDER_OF_PHOTOS --dataset NEW"
+
+# The tutorial's ImageDataGenerator; its shear_range is in degrees.
+ROTATION, SHIFT, SHEAR, ZOOM = math.radians(40), 0.2, math.radians(0.2), 0.2
+
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}  # name -> Keras policy
+OPTIMIZERS = ("rmsprop", "adam", "adamw", "sgd")
+READ_AHEAD = 128  # photos that are read while earlier ones are classified
+
+
+def option(default, text, **parsing):
+    """A field of Settings that is a command-line flag as well: its default, its help, its argparse keywords."""
+    return field(default=default, metadata={"help": text, **parsing})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen, with its defaults. Raises UsageError for a value out of range."""
+
+    dataset: str = option("dataset", "folder with train/, validation/, test/", metavar="DIR")
+    weights: str = option("CatDogClassifier_model.h5", "weights file to write or to read", metavar="FILE")
+    epochs: int = option(30, "at most so many passes over the training photos", type=int, metavar="N")
+    batch_size: int = option(32, "photos per training step", type=int, metavar="N")
+    optimizer: str = option("rmsprop", "how the weights are updated", choices=OPTIMIZERS)
+    learning_rate: float = option(0.001, "size of the updates", type=float, metavar="X")
+    patience: int = option(10, "stop after N epochs without a better one; 0: never", type=int, metavar="N")
+    augment: bool = option(True, "train on the photos as they are, neither turned nor shifted", action="store_false",
+                           flags=["--no-augment"])
+    precision: str = option("auto", "arithmetic of training (auto: what suits the device)", choices=("auto", *PRECISIONS))
+    seed: int | None = option(None, "make a run repeatable (default: a new one each time)", type=int, metavar="N")
+    quiet: bool = option(False, "print results and errors only", action="store_true", flags=["-q", "--quiet"])
+    verbose: bool = option(False, "let TensorFlow's own messages through", action="store_true", flags=["-v", "--verbose"])
+
+    def __post_init__(self):
+        rules = [
+            (self.epochs >= 1, "--epochs must be 1 or more"),
+            (self.batch_size >= 1, "--batch-size must be 1 or more"),
+            (0 < self.learning_rate < math.inf, "--learning-rate must be a number above 0"),
+            (self.patience >= 0, "--patience must be 0 or more"),
+            (self.seed is None or 0 <= self.seed < 2**32, "--seed must lie between 0 and 4294967295"),
+            (self.optimizer in OPTIMIZERS, f"--optimizer must be one of {', '.join(OPTIMIZERS)}"),
+            (self.precision in ("auto", *PRECISIONS), f"--precision must be one of auto, {', '.join(PRECISIONS)}"),
+        ]
+        for holds, problem in rules:
+            if not holds:
+                raise UsageError(problem)
+
+
+# ======================================================================================================================
+# 2. Errors and messages
+# ======================================================================================================================
+
+
+class CatDogError(Exception):
+    """Anything a user can cause or mend: what went wrong and, where there is one, the way out, in one line."""
+
+    exit_code = 1
+
+    def __init__(self, problem, fix=""):
+        super().__init__(f"{printable(problem)}. {fix}" if fix else printable(problem))
+
+
+class UsageError(CatDogError):
+    """The request itself makes no sense."""
+
+    exit_code = 2
+
+
+class PhotoError(CatDogError):
+    """One photo cannot be read."""
+
+
+class DatasetError(CatDogError):
+    """A folder of photos is missing, incomplete or in the way."""
+
+
+class WeightsError(CatDogError):
+    """A weights file is missing, damaged or of another net."""
+
+
+class WriteError(CatDogError):
+    """A result cannot be written."""
+
+
+class TrainingError(CatDogError):
+    """A training came to nothing."""
+
+
+def printable(text):
+    """The text on one line: line breaks, control characters and undecodable bytes of a file's name as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def reason(error):
+    """An OSError in a few words: "No such file or directory", without the number and the path."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def clock(seconds):
+    """Seconds as m:ss, or h:mm:ss."""
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
+
+
+class Console:
+    """All that is said besides results, on stderr; a bar with the time left where stderr is a terminal."""
+
+    def __init__(self, quiet=False):
+        self.quiet, self.width, self.drawn = quiet, 0, 0.0
+
+    def say(self, text):
+        if not self.quiet:
+            self.warn(text)
+
+    def warn(self, text):
+        self.clear()
+        print(text, file=sys.stderr, flush=True)
+
+    def bar(self, label, done, total, started, tail=""):
+        """Draw `label [###---] 42 %  1:07 left  tail`, at most ten times a second."""
+        now = time.monotonic()
+        if self.quiet or not sys.stderr.isatty() or (now - self.drawn < 0.1 and done < total):
+            return
+        left = clock((now - started) / max(done, 1) * (total - done))
+        marks = "#" * (20 * done // max(total, 1))
+        line = f"{label} [{marks:-<20}] {100 * done // max(total, 1):3} %  {left} left  {tail}"
+        line = line[: shutil.get_terminal_size().columns - 1]
+        print(f"\r{line:<{self.width}}", end="", file=sys.stderr, flush=True)
+        self.width, self.drawn = len(line), now
+
+    def clear(self):
+        """Take the bar away, so that a line can be printed in its place."""
+        if self.width:
+            print(f"\r{'':{self.width}}\r", end="", file=sys.stderr, flush=True)
+        self.width = 0
+
+
+# ======================================================================================================================
+# 3. Photos on disk: list, label, read
+# ======================================================================================================================
+
+
+def natural_key(name):
+    """A sort key by which cat.2.jpg comes before cat.10.jpg."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)], name
+
+
+def is_system_file(name):
+    """True for what file managers leave among photos: .DS_Store, ._x.jpg, Thumbs.db."""
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
+
+
+def list_photos(folder):
+    """Yield the paths of all files under a folder, sorted; links to folders are not followed.
+
+    What is a photo is decided by reading it, not by its name. A folder that cannot be listed is yielded itself: the
+    attempt to read it tells the reason.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name))
+    except OSError:
+        yield os.fspath(folder)
+        return
+    for entry in entries:
+        if is_system_file(entry.name):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from list_photos(entry.path)
+        else:
+            yield entry.path
+
+
+def subfolders(folder, aliases):
+    """The folders right inside a folder by their lower-case name, aliases resolved: {name: [paths]}, sorted."""
+    found = {}
+    for entry in sorted(Path(folder).iterdir()):
+        if entry.is_dir() and not is_system_file(entry.name):
+            name = entry.name.lower()
+            found.setdefault(aliases.get(name, name), []).append(entry)
+    return dict(sorted(found.items()))
+
+
+def list_split(dataset, split, known=None):
+    """The photos of one split of a dataset, by class: {class name: [paths]}, both sorted.
+
+    Raises DatasetError unless DATASET/SPLIT holds exactly two class folders, files in each, of the names in `known`.
+    """
+    layout = f"Expected {dataset}/{{train,validation,test}}/{{cat,dog}}/*.jpg; --prepare SOURCE --dataset NEW makes it"
+    if not os.path.isdir(dataset):
+        raise DatasetError(f"there is no dataset folder {dataset}", layout)
+    classes = {}
+    for folder in subfolders(dataset, SPLIT_ALIASES).get(split, []):
+        for name, paths in subfolders(folder, CLASS_ALIASES).items():
+            classes.setdefault(name, []).extend(photo for path in paths for photo in list_photos(path))
+    check_classes(f"{dataset}/{split}", classes, layout)
+    if known and set(known) != set(classes):
+        raise DatasetError(f"{dataset}/{split} holds {', '.join(classes)} instead of {', '.join(known)}", layout)
+    return dict(sorted(classes.items()))
+
+
+def check_classes(where, classes, fix):
+    """Raise DatasetError unless there are two classes and files in both."""
+    if len(classes) != 2:
+        found = f"{len(classes)} ({', '.join(classes)})" if classes else "none"
+        raise DatasetError(f"{where} must hold two classes, but holds {found}", fix)
+    for name, photos in classes.items():
+        if not photos:
+            raise DatasetError(f"the class {name} of {where} is empty", fix)
+
+
+# All that Pillow's readers are known to raise on damaged data; a Python exception there is a refusal, not a bug.
+UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError, OverflowError,
+              NotImplementedError, AttributeError, struct.error, Image.DecompressionBombError)
+
+ORIENTATIONS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+                5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+                8: Image.Transpose.ROTATE_90}
+
+
+def read_photo(path, size):
+    """Read a photo as every part of the program sees it: uint8 (size, size, 3) RGB, 0..255.
+
+    Decided by decoding, whatever the name says. The first frame of an animation; turned upright by its EXIF
+    orientation; transparency over white; squashed to a square with an antialiased bilinear filter.
+    Raises PhotoError with the reason.
+    """
+    try:
+        with open_regular(path) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
+            image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded at 1/2, 1/4 or 1/8, several times faster
+            if math.prod(image.size) > MAX_PIXELS:
+                raise PhotoError(f"too large: {image.width} x {image.height} pixels")
+            photo = to_rgb(upright(image)).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
+            return np.asarray(photo)
+    except Image.UnidentifiedImageError:
+        raise PhotoError(f"not a photo that can be read ({', '.join(PHOTO_FORMATS)})") from None
+    except UNREADABLE as error:
+        why = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise PhotoError(f"cannot be read: {why}") from None
+
+
+def open_regular(path):
+    """Open a file for reading, but no folder and nothing that could block for ever (a pipe, a socket, a device)."""
+    if os.path.isdir(path):  # Windows cannot open a folder to look at it
+        raise PhotoError("a folder, not a photo")
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise PhotoError("not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def upright(image):
+    """The image turned as its EXIF orientation says; a broken EXIF block never loses a photo."""
+    try:
+        turn = ORIENTATIONS.get(image.getexif().get(0x0112))
+    except UNREADABLE:
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image):
+    """The image in RGB: 16-bit grey scaled to 8 bits instead of clipped, transparency over white."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_photos(paths, size):
+    """Yield (path, photo or PhotoError) in order, some photos being read ahead by one thread per core.
+
+    Takes any iterable of paths; holds at most READ_AHEAD photos.
+    """
+
+    def attempt(path):
+        try:
+            return path, read_photo(path, size)
+        except PhotoError as error:
+            return path, error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting = collections.deque()
+        for path in paths:
+            waiting.append(pool.submit(attempt, path))
+            if len(waiting) >= READ_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def is_drawing(path):
+    """True for one of the drawings that the project ships: they say so in their JPEG comment."""
+    try:
+        with open_regular(path) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
+            return image.info.get("comment") == DRAWING_MARK
+    except (PhotoError, *UNREADABLE):
+        return False
+
+
+# ======================================================================================================================
+# 4. Preparing a dataset: plan, then copy
+# ======================================================================================================================
+
+
+def parse_split(text):
+    """ "1000,500,500" (photos per class) or "0.8,0.1,0.1" (shares) as three numbers. Raises UsageError."""
+    fix = "Say --split 1000,500,500 (photos per class) or --split 0.8,0.1,0.1 (shares)"
+    try:
+        split = tuple(float(part) if "." in text else int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--split {text} is not three numbers", fix) from None
+    if len(split) != 3 or not all(0 <= part < math.inf for part in split) or 0 in split[:2]:
+        raise UsageError(f"--split {text} must name three parts, train and validation above 0", fix)
+    if isinstance(split[0], float) and sum(split) > 1 + 1e-9:
+        raise UsageError(f"the shares of --split {text} add up to more than 1", fix)
+    return split
+
+
+def find_sources(source):
+    """The photos of a folder by class, in numeric order: cat.0.jpg, dog.17.jpg, ..., or else one folder per class."""
+    if not os.path.isdir(source):
+        raise DatasetError(f"there is no folder {source}", "--prepare takes the folder that holds your photos")
+    found = {}
+    for path in sorted(Path(source).iterdir(), key=lambda path: natural_key(path.name)):
+        labelled = re.fullmatch(r"([^\W\d_]+)\.\d+\.\w+", path.name)
+        if labelled and path.is_file():
+            name = labelled[1].lower()
+            found.setdefault(CLASS_ALIASES.get(name, name), []).append(path)
+    if not found:
+        for name, folders in subfolders(source, CLASS_ALIASES).items():
+            found[name] = [Path(photo) for folder in folders for photo in list_photos(folder)]
+    layouts = "--prepare takes a folder of cat.0.jpg, dog.0.jpg, ... or one with a folder per class, Cat/ and Dog/"
+    check_classes(source, found, layouts)
+    return dict(sorted(found.items()))
+
+
+def plan_dataset(sources, split):
+    """Who goes where: {relative target path: source path}. Pure; each photo at most once, in the order given."""
+    plan = {}
+    for name, photos in sources.items():
+        ends = list(itertools.accumulate(split))
+        if isinstance(split[0], float):
+            ends = [int(end * len(photos) + 1e-9) for end in ends]
+        if ends[-1] > len(photos):
+            raise DatasetError(f"--split needs {ends[-1]} photos of {name}, but there are {len(photos)}")
+        for part, start, end in zip(SPLITS, [0, *ends], ends, strict=False):
+            for photo in photos[start:end]:
+                target = Path(part, name, photo.name)
+                if target in plan:
+                    raise DatasetError(f"{plan[target]} and {photo} would both become {target}", "Rename one of them")
+                plan[target] = photo
+    return plan
+
+
+def check_target(plan, source, dataset):
+    """Raise DatasetError unless the dataset folder is new, or a part of just this plan."""
+    dataset, fix = Path(dataset), "Name a new folder: --dataset NEW"
+    if dataset.resolve().is_relative_to(Path(source).resolve()):
+        raise DatasetError(f"{dataset} lies inside {source}, which is never changed", fix)
+    if dataset.exists() and not dataset.is_dir():
+        raise DatasetError(f"{dataset} is a file", fix)
+    for folder, _, names in os.walk(dataset):
+        for name in names:
+            path = Path(folder, name)
+            source_path = plan.get(path.relative_to(dataset)) or plan.get(path.relative_to(dataset).with_suffix(""))
+            unfinished = path.suffix == ".part" and source_path
+            if not (unfinished or source_path and filecmp.cmp(path, source_path, shallow=False)):
+                raise DatasetError(f"{dataset} already holds other files, {path} for one", fix)
+
+
+def prepare_dataset(source, dataset, split, console):
+    """Copy the photos of a folder into DATASET/{train,validation,test}/{cat,dog}; returns {split: photos}.
+
+    The source is never changed. Each file appears under its name only when it is whole, so an interrupted run is
+    completed by the same command. Raises DatasetError, WriteError.
+    """
+    plan = plan_dataset(find_sources(source), split)
+    check_target(plan, source, dataset)
+    started = time.monotonic()
+    for done, (target, photo) in enumerate(plan.items()):
+        console.bar("copying", done, len(plan), started)
+        copy_whole(photo, Path(dataset, target))
+    console.clear()
+    return {part: sum(target.parts[0] == part for target in plan) for part in SPLITS}
+
+
+def copy_whole(source, target):
+    """Copy one file, so that it is never seen half-written."""
+    part = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            shutil.copyfile(source, part)
+            os.replace(part, target)
+    except OSError as error:
+        raise WriteError(f"cannot copy {source} to {target}: {reason(error)}") from None
+
+
+# ======================================================================================================================
+# 5. Batches: photos in memory, augmentation for training only
+# ======================================================================================================================
+
+
+def load_photos(classes, size, console, label="reading"):
+    """Read the photos of {class: [paths]}: uint8 (N, size, size, 3) and float32 (N, 1), the class's place as label.
+
+    A photo that cannot be read is named and left out; raises DatasetError when none of a class is left.
+    """
+    paths = [path for photos in classes.values() for path in photos]
+    labels = np.repeat(np.arange(len(classes), dtype=np.float32), [len(photos) for photos in classes.values()])
+    photos, kept, started = np.empty((len(paths), size, size, 3), np.uint8), [], time.monotonic()
+    for i, (path, photo) in enumerate(read_photos(paths, size)):
+        console.bar(label, i, len(paths), started)
+        if isinstance(photo, PhotoError):
+            console.warn(f"left out {printable(path)}: {photo}")
+        else:
+            photos[len(kept)] = photo
+            kept.append(i)
+    console.clear()
+    if len(set(labels[kept])) < len(classes):
+        raise DatasetError(f"none of the photos of a class could be read ({', '.join(classes)})")
+    return photos[: len(kept)], labels[kept, None]
+
+
+def draw_affines(rng, count, size):
+    """Random augmentations in the tutorial's ranges: (count, 8) float32, see `affine_rows`."""
+
+    def spread(limit, middle=0.0):
+        return rng.uniform(middle - limit, middle + limit, count)
+
+    return affine_rows(
+        turn=spread(ROTATION), down=spread(SHIFT) * size, right=spread(SHIFT) * size, shear=spread(SHEAR),
+        zoom_y=spread(ZOOM, 1.0), zoom_x=spread(ZOOM, 1.0), mirror=rng.random(count) < 0.5, size=size,
+    )
+
+
+def affine_rows(turn, down, right, shear, zoom_y, zoom_x, mirror, size):
+    """One affine map per photo, as (N, 8) float32 rows for ImageProjectiveTransformV3: output pixel -> input pixel.
+
+    rotation @ shift @ shear @ zoom about the middle of the photo, then the mirror, as in Keras' ImageDataGenerator
+    (angles in radians, shifts in pixels), but in a single resampling: five times as fast and less blurred.
+    """
+    side = np.where(mirror, -1.0, 1.0)
+    yy, yx = np.cos(turn) * zoom_y, -np.sin(turn + shear) * zoom_x * side
+    xy, xx = np.sin(turn) * zoom_y, np.cos(turn + shear) * zoom_x * side
+    middle = (size - 1) / 2
+    x0 = np.sin(turn) * down + np.cos(turn) * right + middle * (1 - xx - xy)
+    y0 = np.cos(turn) * down - np.sin(turn) * right + middle * (1 - yx - yy)
+    zero = np.zeros_like(x0)
+    return np.stack([xx, xy, x0, yx, yy, y0, zero, zero], axis=-1).astype(np.float32)
+
+
+def warp(photos, affines):
+    """Apply one affine map to each photo: (N, H, W, 3) in, float32 of the same shape out; edges are repeated."""
+    import tensorflow as tf
+
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(photos, tf.float32), transforms=affines, output_shape=tf.shape(photos)[1:3], fill_value=0.0,
+        interpolation="BILINEAR", fill_mode="NEAREST",
+    )
+
+
+def make_batches(photos, labels, batch_size, rng=None, augment=False):
+    """A tf.data.Dataset of (float32 (B, size, size, 3) in 0..1, float32 (B, 1)); the last batch may be smaller.
+
+    With a numpy Generator the photos are shuffled anew each pass and, if asked, augmented. All that is random is drawn
+    here, in order, from that one generator: a seeded run can be repeated.
+    """
+    import tensorflow as tf
+
+    count, size = photos.shape[:2]
+
+    def draw():
+        order = np.arange(count) if rng is None else rng.permutation(count)
+        for start in range(0, count, batch_size):
+            rows = order[start : start + batch_size]
+            yield photos[rows], labels[rows], draw_affines(rng, len(rows), size) if augment else np.empty((0, 8))
+
+    def finish(photos, labels, affines):
+        return (warp(photos, affines) if augment else tf.cast(photos, tf.float32)) / 255.0, labels
+
+    shapes = {(None, size, size, 3): tf.uint8, (None, 1): tf.float32, (None, 8): tf.float32}
+    signature = tuple(tf.TensorSpec(shape, dtype) for shape, dtype in shapes.items())
+    batches = tf.data.Dataset.from_generator(draw, output_signature=signature)
+    batches = batches.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
+    return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+
+
+# ======================================================================================================================
+# 6. Model zoo: one builder per net, one table, one way to start TensorFlow
+# ======================================================================================================================
+
+
+@contextlib.contextmanager
+def hushed(quiet=True):
+    """Keep native code from writing on stderr: TensorFlow's start-up lines ignore every log setting.
+
+    What was written is shown after all when the block fails.
+    """
+    if not quiet:
+        yield
+        return
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sink.seek(0)
+            os.write(saved, sink.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the net runs: a name to print, and the Keras policy of `--precision auto` for training there."""
+
+    name: str
+    policy: str = "float32"
+
+
+def start_tensorflow(settings):
+    """Import TensorFlow without its chatter, let GPU memory grow as needed, seed everything; returns the Device."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if settings.verbose else "3")
+    with hushed(quiet=not settings.verbose):
+        try:
+            import keras
+            import tensorflow as tf
+        except ModuleNotFoundError as error:
+            raise CatDogError(f"{error.name} is not installed", INSTALL) from None
+
+        gpus = tf.config.list_physical_devices("GPU")
+        for gpu in gpus:
+            with contextlib.suppress(RuntimeError):  # it is in use already, with whatever memory it has
+                tf.config.experimental.set_memory_growth(gpu, True)
+        if settings.seed is not None:
+            keras.utils.set_random_seed(settings.seed)
+            tf.config.experimental.enable_op_determinism()
+        if not gpus:
+            return Device(f"CPU ({os.cpu_count()} cores)")
+        return describe_gpu(tf.config.experimental.get_device_details(gpus[0]))
+
+
+def describe_gpu(details):
+    """The Device of TensorFlow's details of a GPU: 16-bit arithmetic where it has units for it.
+
+    float16 since compute capability 7.0 (Volta), bfloat16 since 8.0 (Ampere): NVIDIA, CUDA C++ Programming Guide.
+    """
+    capability = details.get("compute_capability", (0, 0))
+    policy = "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else "float32"
+    return Device(f"GPU ({details.get('device_name', 'unnamed')})", policy)
+
+
+def five_convolutions(size):
+    """The tutorial's net: (N, size, size, 3) in 0..1 -> (N, 1), the probability of the second class.
+
+    Five times a 3x3 convolution and a 2x2 maximum: the maps get smaller (148 to 2 pixels), their number grows (32 to
+    256). 1,061,313 parameters for size 150.
+    """
+    from keras import Input, Sequential, layers
+
+    model = Sequential([Input((size, size, 3))], name="five_convolutions")
+    for i, filters in enumerate((32, 64, 128, 128, 256)):
+        model.add(layers.Conv2D(filters, 3, activation="relu", name=f"conv2d_{i}"))
+        model.add(layers.MaxPooling2D(2, name=f"max_pooling2d_{i}"))
+    model.add(layers.Flatten(name="flatten"))
+    model.add(layers.Dropout(0.5, name="dropout"))
+    model.add(layers.Dense(512, activation="relu", name="dense_0"))
+    model.add(layers.Dense(1, activation="sigmoid", dtype="float32", name="dense_1"))
+    return model
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One net of the zoo: what builds it, the side of its square photos in pixels, what it is."""
+
+    build: callable
+    size: int
+    about: str
+
+
+RUNGS = {"default": Rung(five_convolutions, 150, "five convolutions, dropout, 1.06 million parameters")}
+
+
+def build_model(rung, settings, policy="float32"):
+    """A compiled Keras model of a rung, its layers computing in a Keras dtype policy (weights stay float32)."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = RUNGS[rung].build(RUNGS[rung].size)
+    finally:
+        keras.config.set_dtype_policy(before)
+    optimizer = keras.optimizers.get(settings.optimizer)
+    optimizer.learning_rate = settings.learning_rate
+    # XLA halves the speed of these nets on a CPU and takes its time to compile them.
+    model.compile(optimizer, loss="binary_crossentropy", metrics=["acc"], jit_compile=False)
+    return model
+
+
+def forward(model, photos):
+    """The probability of the second class for uint8 photos (N, size, size, 3): float32 (N,)."""
+    if not len(photos):
+        return np.empty(0, np.float32)
+    return model.predict_on_batch(np.asarray(photos, np.float32) / 255.0)[:, 0]
+
+
+# ======================================================================================================================
+# 7. Scores
+# ======================================================================================================================
+
+
+def score(probabilities, labels):
+    """How many probabilities (N,) of the second class fall on the side of their labels (N, 1), 0 or 1.
+
+    A dict: correct, total, accuracy in 0..1 and its 95 % interval.
+    """
+    correct, total = int(np.sum((probabilities > 0.5) == (labels[:, 0] > 0.5))), len(labels)
+    return {"correct": correct, "total": total, "accuracy": correct / total, "interval": wilson(correct, total)}
+
+
+def wilson(correct, total, z=1.959964):
+    """The 95 % confidence interval of a share, (low, high) in 0..1 (E. B. Wilson, JASA 22, 1927)."""
+    share, weight = correct / total, z * z / total
+    half = z * math.sqrt(share * (1 - share) / total + weight / (4 * total))
+    return tuple(min(max((share + weight / 2 + side) / (1 + weight), 0.0), 1.0) for side in (-half, half))
+
+
+def percent(share):
+    """A share in 0..1 as "97.3 %", rounded down: 100.0 % means all."""
+    return f"{math.floor(share * 1000 + 1e-6) / 10:.1f} %"
+
+
+def score_line(score):
+    """A score for people: "81.2 %  (812 of 1000; 95 % interval 78.6 to 83.5 %)"."""
+    low, high = (f"{100 * bound:.1f}" for bound in score["interval"])
+    share = percent(score["accuracy"])
+    return f"{share}  ({score['correct']} of {score['total']}; 95 % interval {low} to {high} %)"
+
+
+def smooth(points, factor=0.8):
+    """The exponential moving average of a list of numbers, as the tutorial draws it: the first point counts in full."""
+    return list(itertools.accumulate(points, lambda average, point: average * factor + point * (1 - factor)))
+
+
+def best_epoch(history):
+    """The epoch, counted from 1, of the lowest validation loss."""
+    return int(np.nanargmin(history["val_loss"])) + 1
+
+
+def overfitted_from(history):
+    """The epoch, counted from 1, from which training went on to no good; None if that cannot be said.
+
+    The epoch after the best one, provided that at least three followed it, their training loss being lower on average.
+    """
+    best = best_epoch(history)
+    later = history["loss"][best:]
+    return best + 1 if len(later) >= 3 and np.mean(later) < history["loss"][best - 1] else None
+
+
+# ======================================================================================================================
+# 8. Training: epochs, the best of them, when to stop
+# ======================================================================================================================
+
+
+class Training:
+    """One run of `model.fit`: shows its progress, remembers the best epoch, knows when to stop.
+
+    `history` is the Keras History to go on with; `keep()` is called each time that the lowest validation loss so far,
+    `best`, is beaten. Afterwards `ending` says how it ended and `seconds` how long each epoch took.
+    """
+
+    def __init__(self, model, history, settings, console, keep, best=math.inf):
+        self.model, self.history, self.settings, self.console, self.keep = model, history, settings, console, keep
+        self.best, self.weights, self.seconds, self.ending = best, model.get_weights(), [], "all epochs"
+        self.first = self.best_epoch = len(history.history.get("loss", []))  # epochs are counted from 0 here
+        self.last = self.first + settings.epochs
+
+    def run(self, train, validation):
+        """Train to the last epoch, to the end of patience, or to Ctrl-C; then take the weights of the best epoch."""
+        from keras.callbacks import LambdaCallback
+
+        watch = LambdaCallback(
+            on_epoch_begin=self.begin_epoch, on_train_batch_end=self.end_batch, on_epoch_end=self.end_epoch
+        )
+        self.steps, self.started = len(train), time.monotonic()
+        try:
+            self.model.fit(train, validation_data=validation, initial_epoch=self.first, epochs=self.last, verbose=0,
+                           shuffle=False, callbacks=[self.history, watch])
+        except KeyboardInterrupt:
+            self.ending = "interrupted"
+        self.console.clear()
+        self.model.set_weights(self.weights)
+
+    def begin_epoch(self, epoch, logs):
+        self.epoch, self.epoch_started = epoch, time.monotonic()
+
+    def end_batch(self, batch, logs):
+        done, total = (self.epoch - self.first) * self.steps + batch + 1, self.settings.epochs * self.steps
+        tail = f"loss {logs['loss']:.3f}  acc {logs['acc']:.3f}"
+        self.console.bar(f"epoch {self.epoch + 1}/{self.last}", done, total, self.started, tail)
+
+    def end_epoch(self, epoch, logs):
+        self.seconds.append(time.monotonic() - self.epoch_started)
+        better = logs["val_loss"] < self.best
+        scores = "  ".join(f"{name} {logs[name]:.4f}" for name in ("loss", "acc", "val_loss", "val_acc"))
+        mark = "  best so far" if better else ""
+        self.console.say(f"epoch {epoch + 1:3}/{self.last}  {self.seconds[-1]:5.1f} s  {scores}{mark}")
+        if better:
+            self.best, self.best_epoch, self.weights = logs["val_loss"], epoch, self.model.get_weights()
+            self.keep()
+        elif self.settings.patience and epoch - self.best_epoch >= self.settings.patience:
+            self.model.stop_training, self.ending = True, "stopped early"
+
+
+# ======================================================================================================================
+# 9. Pictures
+# ======================================================================================================================
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # told apart by the colour-blind too (Okabe and Ito, 2008)
+
+
+def draw_curves(history, name, title):
+    """A matplotlib Figure of one measure over the epochs: training as dots, validation as a line, smoothed over it.
+
+    `history` is {"loss": [...], "val_loss": [...], ...}, `name` "acc" or "loss".
+    """
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports the making of its cache
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = range(1, len(history[name]) + 1)
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch", ylabel=title.lower(), title=f"{title} by epoch")
+    axes.plot(epochs, history[name], "o", color=BLUE, markersize=5, label="training")
+    axes.plot(epochs, history[f"val_{name}"], color=ORANGE, linewidth=1, alpha=0.6, label="validation")
+    axes.plot(epochs, smooth(history[f"val_{name}"]), color=ORANGE, linewidth=2.5, label="validation, smoothed")
+    best = best_epoch(history)
+    axes.axvline(best, color=GREY, linestyle="--", linewidth=1, label=f"best epoch: {best}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def show_pictures(paths):
+    """Show saved pictures in windows and wait until they are closed; returns False where there is no display."""
+    import matplotlib.pyplot as plt
+
+    if plt.get_backend().lower() == "agg":  # what matplotlib falls back to when it finds no display
+        return False
+    for path in paths:
+        figure = plt.figure(figsize=(8, 5), num=Path(path).name, layout="constrained")
+        figure.add_subplot().imshow(plt.imread(path))
+        figure.gca().set_axis_off()
+    plt.show()
+    return True
+
+
+# ======================================================================================================================
+# 10. Files: weights that any Keras can read, written whole or not at all
+# ======================================================================================================================
+
+
+def write_whole(path, content):
+    """Write bytes to a file in one step: it holds the old content or the new, whatever happens. Raises WriteError."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {reason(error)}", "Free some space or name another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(path):
+    """Raise WriteError now rather than after an hour of training."""
+    path = Path(path)
+    if path.is_dir():
+        raise WriteError(f"cannot write {path}: it is a folder", "Name a file with --weights")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise WriteError(f"cannot write in {path.parent}: {reason(error)}", "Name another place with --weights") from None
+
+
+def beside(weights, ending):
+    """The path of a file with the stem of the weights: beside("a/x.h5", "_loss.png") is a/x_loss.png."""
+    return Path(weights).with_name(Path(weights).stem + ending)
+
+
+def pack_weights(model, facts):
+    """The weights of a model as an HDF5 file in bytes, in the layout that load_weights of Keras 2 and 3 reads.
+
+    Per layer one group with its arrays; what is known about the net as JSON in the attribute "catdogclassifier".
+    """
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["catdogclassifier"] = json.dumps(facts)
+        file.attrs["backend"], file.attrs["keras_version"] = "tensorflow", facts["versions"]["keras"]
+        file.attrs["layer_names"] = np.array([layer.name for layer in model.layers], "S")
+        for layer in model.layers:
+            names = [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
+            group = file.create_group(layer.name)
+            group.attrs["weight_names"] = np.array(names, "S")
+            for name, weight in zip(names, layer.weights, strict=True):
+                group.create_dataset(name, data=np.asarray(weight))
+    return buffer.getvalue()
+
+
+def unpack_weights(path, model):
+    """Read a weights file into a model; returns the facts in it, {} for a file of another program.
+
+    Weights-only and whole-model files of Keras 2 fit too. Layers are matched by order, every shape is checked before a
+    number is read, and nothing but numbers is taken: no file can make the program run what it holds.
+    Raises WeightsError.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            stored = stored_arrays(file["model_weights"] if "model_weights" in file else file)
+            wanted = [(tuple(weight.shape), np.float32) for weight in model.weights]
+            if [(array.shape, array.dtype) for array in stored] != wanted:
+                raise WeightsError(f"{path} holds the weights of another net", "Train anew, or name another --weights")
+            model.set_weights([array[()] for array in stored])
+            return read_facts(file)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, UnicodeError) as error:
+        raise WeightsError(f"{path} is not a weights file that can be read ({printable(error)})") from None
+
+
+def stored_arrays(root):
+    """The datasets of a Keras weights group, in the order of its layers, unread."""
+    layers = [root[layer] for layer in root.attrs["layer_names"]]
+    return [layer[name] for layer in layers for name in layer.attrs["weight_names"]]
+
+
+def read_facts(file):
+    """What a weights file says about its net; {} when it says nothing. Raises ValueError for nonsense."""
+    facts = json.loads(file.attrs.get("catdogclassifier", "{}"))
+    classes = facts.get("classes", ["cat", "dog"]) if isinstance(facts, dict) else None
+    if not (isinstance(classes, list) and len(classes) == 2 and all(isinstance(name, str) for name in classes)):
+        raise ValueError("its class names are damaged")
+    return facts
+
+
+def pack_history(history):
+    """The History of a training as CSV: one row per epoch."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(["epoch", *history])
+    table.writerows([epoch, *row] for epoch, row in enumerate(zip(*history.values(), strict=True), start=1))
+    return text.getvalue().encode()
+
+
+def pack_figure(figure):
+    """A Figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+# ======================================================================================================================
+# 11. The classifier
+# ======================================================================================================================
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one photo: the likeliest label and its probability, or the reason why there is none."""
+
+    path: str
+    label: str | None = None
+    confidence: float | None = None
+    probabilities: dict | None = None
+    error: str | None = None
+
+
+class CatDogClassifier:
+    """A cat/dog classifier: train it on a folder, look at its curves, let it classify photos.
+
+    Takes the fields of `Settings` as keywords: CatDogClassifier(epochs=10, weights="pets.h5"). `classes` are the names
+    of its answers, `model` the Keras model, `history` the Keras History of its training, `summary` the outcome of the
+    last one, `facts` what is known of the weights in the model: None while they are untrained.
+    """
+
+    def __init__(self, **settings):
+        self.settings = Settings(**settings)
+        self.console = Console(self.settings.quiet)
+        self.rung, self.size, self.classes = "default", RUNGS["default"].size, ("cat", "dog")
+        self.model, self.history, self.summary, self.facts, self.drawings = None, None, {}, None, False
+
+    @functools.cached_property
+    def device(self):
+        """The Device in use; the first look at it starts TensorFlow."""
+        return start_tensorflow(self.settings)
+
+    def load_data(self, directory=None):
+        """The training and the validation photos of a dataset, as batches for `model.fit`.
+
+        Two tf.data.Datasets of (float32 (B, 150, 150, 3) in 0..1, float32 (B, 1): 0 the first class, 1 the second); the
+        training photos are shuffled and augmented anew each epoch, the validation photos never. Raises DatasetError.
+        """
+        directory, settings = directory or self.settings.dataset, self.settings
+        train = list_split(directory, "train", self.facts and self.classes)
+        validation = list_split(directory, "validation", train)
+        self.classes, self.drawings = tuple(train), any(is_drawing(photos[0]) for photos in train.values())
+        photos, labels = load_photos(train, self.size, self.console)
+        self.validation = load_photos(validation, self.size, self.console)
+        self.console.say(f"{directory}: {len(photos)} photos to train on, {len(self.validation[0])} to validate")
+        self.device  # noqa: B018 (TensorFlow starts here, after all that can be wrong with the folder)
+        rng = np.random.default_rng(settings.seed)
+        train = make_batches(photos, labels, settings.batch_size, rng, settings.augment)
+        return train, make_batches(*self.validation, settings.batch_size)
+
+    def createModel(self):
+        """A new, untrained net, compiled; see `five_convolutions`."""
+        policy = PRECISIONS.get(self.settings.precision, self.device.policy)
+        self.model = build_model(self.rung, self.settings, policy)
+        self.history, self.summary, self.facts = None, {}, None
+        return self.model
+
+    def train(self, directory=None):
+        """Train on a dataset and save the best epoch; returns the Keras History (loss, acc, val_loss, val_acc).
+
+        Called again, it goes on from where it stands, and the History with it. Beside the weights appear the history
+        as CSV and the two pictures. Ctrl-C ends the training early and keeps the best so far.
+        Raises DatasetError, WriteError, TrainingError, and KeyboardInterrupt when there is nothing to keep yet.
+        """
+        directory = directory or self.settings.dataset
+        check_writable(self.settings.weights)
+        train, validation = self.load_data(directory)
+        model = self.model or self.createModel()
+        best = model.evaluate(validation, verbose=0)[0] if self.facts else math.inf
+        if self.history is None:
+            from keras.callbacks import History
+
+            self.history = History()
+        self._announce()
+        saves = itertools.count()
+        training = Training(model, self.history, self.settings, self.console, best=best,
+                            keep=lambda: self.save_weights(first=next(saves) == 0))
+        training.run(train, validation)
+        if not training.seconds:
+            raise KeyboardInterrupt
+        if math.isinf(training.best):
+            raise TrainingError("the loss is not a number in any epoch", "Try a smaller --learning-rate")
+        self._finish(directory, training)
+        return self.history
+
+    def _announce(self):
+        """Say what starts, where, and how to stop it."""
+        if self.drawings:
+            self.console.say("These are drawings: a net trained on them knows nothing of photographs. " + REAL_PHOTOS)
+        policy = self.model.layers[0].dtype_policy.name
+        self.console.say(
+            f"Training to tell {' from '.join(self.classes)} on the {self.device.name}, {policy}, "
+            f"{self.settings.epochs} epochs at most. Ctrl-C stops and keeps the best so far."
+        )
+
+    def _finish(self, directory, training):
+        """After training: score the best epoch, save the weights once more with the scores, the history, the curves."""
+        history = self.history.history
+        vars(self).pop("predictor", None)
+        self.summary = {
+            "best_epoch": best_epoch(history), "epochs": len(history["loss"]), "ending": training.ending,
+            "overfitted_from": overfitted_from(history), "validation": self._score(*self.validation),
+            "test": self._test_score(directory), "seconds": round(sum(training.seconds), 1),
+            "seconds_per_epoch": round(float(np.median(training.seconds)), 2), "device": self.device.name,
+            "precision": self.model.layers[0].dtype_policy.name, "drawings": self.drawings,
+        }
+        self.save_weights()
+        write_whole(beside(self.settings.weights, "_history.csv"), pack_history(history))
+        write_whole(beside(self.settings.weights, "_accuracy.png"), pack_figure(self.showAcc()))
+        write_whole(beside(self.settings.weights, "_loss.png"), pack_figure(self.showLoss()))
+
+    def save_weights(self, path=None, first=False):
+        """Write the weights with what is known of them; with `first`, keep a file that is there as NAME.previous.h5."""
+        path = Path(path or self.settings.weights)
+        if first and path.exists():
+            write_whole(beside(path, f".previous{path.suffix}"), path.read_bytes())
+        versions = {name: metadata.version(name) for name in ("keras", "numpy")}
+        self.facts = {
+            "program": f"CatDogClassifier {__version__}", "rung": self.rung, "classes": list(self.classes),
+            "image_size": self.size, "drawings": self.drawings, "versions": versions, "summary": self.summary,
+        }
+        write_whole(path, pack_weights(self.model, self.facts))
+
+    def load_weights(self, path=None):
+        """Take the weights of a file instead of training: ours, or the tutorial's own of Keras 2. Raises WeightsError."""
+        path = path or self.settings.weights
+        if not os.path.exists(path):
+            raise WeightsError(f"there are no weights at {path}", "Train first: python CatDogClassifier.py")
+        model = self.createModel()
+        self.facts = {"classes": ["cat", "dog"], "drawings": False, **unpack_weights(path, model)}
+        self.classes, self.drawings = tuple(self.facts["classes"]), self.facts["drawings"]
+        vars(self).pop("predictor", None)
+
+    def showAcc(self):
+        """The Figure of the accuracy over the epochs. Raises TrainingError before any training."""
+        return self._curves("acc", "Accuracy")
+
+    def showLoss(self):
+        """The Figure of the loss over the epochs. Raises TrainingError before any training."""
+        return self._curves("loss", "Loss")
+
+    def _curves(self, name, title):
+        if not (self.history and self.history.history):
+            raise TrainingError("there are no curves to draw yet", "Call train() first")
+        return draw_curves(self.history.history, name, title)
+
+    @functools.cached_property
+    def predictor(self):
+        """The net that answers: the trained weights in float32, unless another precision was asked for."""
+        if self.facts is None:
+            self.load_weights()
+        net = build_model(self.rung, self.settings, PRECISIONS.get(self.settings.precision, "float32"))
+        net.set_weights(self.model.get_weights())
+        return net
+
+    def evaluate(self, directory=None, split="test"):
+        """The score on one split of a dataset, by default the one that training never sees: see `score`.
+
+        Raises DatasetError, WeightsError.
+        """
+        self.predictor  # noqa: B018 (its weights say which classes to expect)
+        classes = list_split(directory or self.settings.dataset, split, self.classes)
+        return self._score(*load_photos(classes, self.size, self.console))
+
+    def _score(self, photos, labels):
+        return score(self.predictor.predict(make_batches(photos, labels, 64), verbose=0)[:, 0], labels)
+
+    def _test_score(self, directory):
+        """The score on DATASET/test; None, and a word about it, when there is nothing to score on."""
+        try:
+            return self.evaluate(directory)
+        except DatasetError as error:
+            self.console.say(f"No test score: {error}")
+
+    def predict(self, photos):
+        """Classify a photo, a folder, or a list of photos: a list of Predictions, one per photo.
+
+        A photo that cannot be read is a Prediction with an error. Raises WeightsError when there is nothing to load.
+        """
+        if isinstance(photos, (str, os.PathLike)):
+            photos = list_photos(photos) if os.path.isdir(photos) else [photos]
+        return list(self.predict_each(photos))
+
+    def predict_each(self, paths, batch_size=64):
+        """Like `predict` for any iterable of paths, but yields each Prediction as soon as it is known."""
+        predictor, reads = self.predictor, read_photos(map(os.fspath, paths), self.size)
+        while chunk := list(itertools.islice(reads, batch_size)):
+            answers = iter(forward(predictor, [photo for _, photo in chunk if not isinstance(photo, PhotoError)]))
+            for path, photo in chunk:
+                if isinstance(photo, PhotoError):
+                    yield Prediction(path, error=str(photo))
+                else:
+                    yield self._prediction(path, float(next(answers)))
+
+    def _prediction(self, path, second):
+        """The Prediction for a photo whose probability of the second class is known."""
+        probabilities = dict(zip(self.classes, (1 - second, second), strict=True))
+        label = max(probabilities, key=probabilities.get)
+        return Prediction(path, label, probabilities[label], probabilities)
+
+
+# ======================================================================================================================
+# 12. Command line
+# ======================================================================================================================
+
+EXAMPLES = """\
+examples:
+  python CatDogClassifier.py                                  train on dataset/
+  python CatDogClassifier.py -f photo.jpg                     classify a photo
+  python CatDogClassifier.py -d holiday --csv > answers.csv   classify a folder
+  find . -name '*.jpg' | python CatDogClassifier.py -         classify the paths on stdin
+  python CatDogClassifier.py --prepare Downloads/train --split 1000,500,500 --dataset pets
+  python CatDogClassifier.py --dataset pets                   train on photos of your own
+"""
+
+
+def build_parser():
+    """The command line; the defaults are those of Settings."""
+    parser = argparse.ArgumentParser(
+        prog="CatDogClassifier.py", usage="python CatDogClassifier.py [action] [options]", description=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False,
+    )
+    group = parser.add_argument_group("actions (without one: train)")
+    group.add_argument("paths", nargs="*", metavar="-", help="classify the photos whose paths come on stdin, one a line")
+    actions = group.add_mutually_exclusive_group()
+    actions.add_argument("-f", "--file", nargs="+", metavar="IMAGE", help="classify photos")
+    actions.add_argument("-d", "--directory", metavar="DIR", help="classify all photos of a folder and its subfolders")
+    actions.add_argument("--prepare", metavar="SOURCE", help="copy photos into a new dataset: --dataset NEW")
+    actions.add_argument("--version", action="store_true", help="print the versions of the program and its libraries")
+    actions.add_argument("-h", "--help", action="help", help="print this help")
+    group = parser.add_argument_group("options")
+    for setting in fields(Settings):
+        add_setting(group, setting)
+    group.add_argument("--split", default="0.8,0.1,0.1", metavar="T,V,T",
+                       help="--prepare: train, validation, test; photos per class or shares (default: %(default)s)")
+    group.add_argument("--show", action="store_true", help="show the curves in windows after training")
+    formats = group.add_mutually_exclusive_group()
+    formats.add_argument("--json", action="store_const", dest="style", const="json", help="print JSON, one object a line")
+    formats.add_argument("--csv", action="store_const", dest="style", const="csv", help="print CSV")
+    return parser
+
+
+def add_setting(group, setting):
+    """Turn a field of Settings into a flag; one that is on by default into --no-..."""
+    parsing = dict(setting.metadata)
+    flags, text = parsing.pop("flags", ["--" + setting.name.replace("_", "-")]), parsing.pop("help")
+    if setting.default is not None and "action" not in parsing:
+        text += " (default: %(default)s)"
+    group.add_argument(*flags, dest=setting.name, default=setting.default, help=text, **parsing)
+
+
+def train(classifier, arguments):
+    """No action: train, print the summary."""
+    classifier.train()
+    summary, weights = classifier.summary, classifier.settings.weights
+    files = [str(beside(weights, ending)) for ending in ("_history.csv", "_accuracy.png", "_loss.png")]
+    if arguments.style == "json":
+        print(json.dumps({**summary, "files": [weights, *files]}))
+    else:
+        print_summary(summary, [weights, *files])
+    if arguments.show and not show_pictures(files[1:]):
+        classifier.console.warn("There is no display to show the curves on.")
+    return 130 if summary["ending"] == "interrupted" else 0
+
+
+def print_summary(summary, files):
+    """The outcome of a training in a few lines for people."""
+    over, pace = summary["overfitted_from"], summary["seconds_per_epoch"]
+    print(f"best epoch   {summary['best_epoch']} of {summary['epochs']}, {summary['ending']}; "
+          + (f"over-fitted from epoch {over}" if over else "no over-fitting seen"))
+    print(f"validation   {score_line(summary['validation'])}")
+    print(f"test         {score_line(summary['test']) if summary['test'] else 'no test photos'}")
+    print(f"time         {clock(summary['seconds'])} in all, {pace:.1f} s an epoch")
+    print(f"on           {summary['device']}, {summary['precision']}")
+    print("saved        " + "\n             ".join(files))
+    if summary["drawings"]:
+        print("Trained on drawings, it knows nothing of photographs. " + REAL_PHOTOS)
+
+
+def classify(classifier, arguments, paths, total=None):
+    """Print one line per photo as soon as it is known; exit code 1 when some could not be read."""
+    console, started = classifier.console, time.monotonic()
+    write = ROW_WRITERS[arguments.style](classifier)
+    counts = collections.Counter()
+    for row in classifier.predict_each(paths):
+        console.clear()
+        write(row)
+        counts[row.label or "unreadable"] += 1
+        if total:
+            console.bar("classifying", counts.total(), total, started)
+    console.clear()
+    if classifier.drawings:
+        console.say("This net was trained on drawings: it knows nothing of photographs. " + REAL_PHOTOS)
+    if counts.total() != 1:
+        names = [*classifier.classes, "unreadable"]
+        console.say(f"{counts.total()} files: " + ", ".join(f"{counts[name]} {name}" for name in names))
+    return 1 if counts["unreadable"] else 0
+
+
+def text_rows(classifier):
+    """Prints Predictions for people; what could not be read goes to stderr."""
+
+    def write(row):
+        if row.error:
+            classifier.console.warn(f"{printable(row.path)}: {row.error}")
+        else:
+            print(f"{printable(row.label):<8} {percent(row.confidence):>7}  {printable(row.path)}", flush=True)
+
+    return write
+
+
+def csv_rows(classifier):
+    """Prints Predictions as CSV under a header, one column per class."""
+    classifier.predictor  # noqa: B018 (its weights name the classes)
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["path", "label", "confidence", *classifier.classes, "error"])
+
+    def write(row):
+        shares = row.probabilities or dict.fromkeys(classifier.classes)
+        table.writerow([row.path, row.label, row.confidence, *shares.values(), row.error])
+        sys.stdout.flush()
+
+    return write
+
+
+def json_rows(classifier):
+    """Prints Predictions as JSON Lines."""
+    return lambda row: print(json.dumps(asdict(row)), flush=True)
+
+
+ROW_WRITERS = {None: text_rows, "csv": csv_rows, "json": json_rows}
+
+
+def classify_files(classifier, arguments):
+    """-f: some photos, or with - the paths on stdin."""
+    if arguments.file == ["-"]:
+        return classify(classifier, arguments, stdin_paths())
+    for path in filter(os.path.isdir, arguments.file):
+        raise UsageError(f"{path} is a folder", f"Classify a folder with -d {printable(path)}")
+    return classify(classifier, arguments, arguments.file, len(arguments.file))
+
+
+def stdin_paths():
+    """The paths on stdin, one a line, in whatever bytes the file system has."""
+    for line in sys.stdin.buffer:
+        if path := line.rstrip(b"\r\n"):
+            yield os.fsdecode(path)
+
+
+def classify_folder(classifier, arguments):
+    """-d: all photos of a folder."""
+    folder = arguments.directory
+    if not os.path.exists(folder):
+        raise DatasetError(f"there is no folder {folder}")
+    if not os.path.isdir(folder):
+        raise UsageError(f"{folder} is not a folder", f"Classify a photo with -f {printable(folder)}")
+    paths = list(list_photos(folder))
+    if not paths:
+        raise DatasetError(f"{folder} is empty")
+    return classify(classifier, arguments, paths, len(paths))
+
+
+def prepare(classifier, arguments):
+    """--prepare: bring photos into the layout of a dataset."""
+    dataset, split = classifier.settings.dataset, parse_split(arguments.split)
+    counts = prepare_dataset(arguments.prepare, dataset, split, classifier.console)
+    print(f"{dataset}: " + ", ".join(f"{count} {part}" for part, count in counts.items()) + " photos")
+    classifier.console.say(f"Train on them with: python CatDogClassifier.py --dataset {dataset}")
+    return 0
+
+
+def show_versions(classifier, arguments):
+    """--version, without importing what it names."""
+    print(f"CatDogClassifier {__version__}, Python {sys.version.split()[0]}")
+    for name in ("tensorflow", "keras", "numpy", "matplotlib", "pillow", "h5py"):
+        try:
+            print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name} is not installed. {INSTALL}")
+    return 0
+
+
+ACTIONS = {"version": show_versions, "file": classify_files, "directory": classify_folder, "prepare": prepare}
+
+
+def run(arguments):
+    """Do what the command line asks for; returns the exit code."""
+    if arguments.paths == ["-"] and not arguments.file:
+        arguments.file = arguments.paths
+    elif arguments.paths:
+        raise UsageError(f"what to do with {arguments.paths[0]}?", "-f classifies photos, -d a folder; -h shows examples")
+    classifier = CatDogClassifier(**{setting.name: getattr(arguments, setting.name) for setting in fields(Settings)})
+    asked = [action for name, action in ACTIONS.items() if getattr(arguments, name)]
+    return (asked or [train])[0](classifier, arguments)
+
+
+def main(argv=None):
+    """The program: parse, act, turn every foreseen failure into one line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop the program
+            stream.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", module="PIL")  # about oddities of photos that it reads all the same
+    arguments = build_parser().parse_args(argv)
+    try:
+        return run(arguments)
+    except CatDogError as error:
+        print(f"CatDogClassifier: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nCatDogClassifier: interrupted, nothing to keep", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our results has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,92 @@
+"""Shared by all tests: tiny photos drawn on the spot, one small trained net, and the way to real photos if any."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import CatDogClassifier as program
+
+REPO = Path(__file__).resolve().parent.parent
+REAL = Path(os.environ.get("CATDOG_REAL_PHOTOS", REPO.parent / "shared" / "data"))  # photos/, originals/
+
+
+def tint(label, rng, size=24):
+    """A photo that a net learns at once: cats are reddish, dogs bluish, with noise."""
+    pixels = rng.integers(0, 120, (size, size, 3), dtype=np.uint8)
+    pixels[..., 0 if label == "cat" else 2] += 130
+    return Image.fromarray(pixels)
+
+
+def make_dataset(folder, counts, seed=0, relabel=None):
+    """DATASET/{split}/{cat,dog}/N.png of tinted photos; `relabel(label, number)` may put one into the other folder."""
+    rng = np.random.default_rng(seed)
+    for split, count in counts.items():
+        for label in ("cat", "dog"):
+            for number in range(count):
+                where = relabel(label, number) if relabel else label
+                path = Path(folder, split, where, f"{label}.{number}.png")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tint(label, rng).save(path)
+    return Path(folder)
+
+
+def quick(folder, **settings):
+    """A classifier that learns tinted photos in seconds, its weights in `folder`."""
+    chosen = {"epochs": 4, "batch_size": 8, "optimizer": "adam", "augment": False, "seed": 1, "quiet": True}
+    return program.CatDogClassifier(weights=str(Path(folder, "net.h5")), **{**chosen, **settings})
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path / "data", {"train": 12, "validation": 6, "test": 6})
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A classifier that has learned to tell tinted photos apart; shared, so not to be trained further."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = make_dataset(folder / "data", {"train": 24, "validation": 8, "test": 8})
+    classifier = quick(folder, dataset=str(data))
+    classifier.train()
+    return classifier
+
+
+@pytest.fixture
+def weights(trained):
+    """The path of the weights of `trained`."""
+    return trained.settings.weights
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line in this process: run("-f", "x.jpg") -> (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        try:
+            code = program.main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def real():
+    """The folder of real photos; tests that want it are skipped without one."""
+    if not (REAL / "photos").is_dir():
+        pytest.skip(f"no real photos at {REAL} (set CATDOG_REAL_PHOTOS)")
+    return REAL
+
+
+def python(*arguments, **options):
+    """The command line of a Python process that can import the program."""
+    import subprocess
+
+    environment = {**os.environ, "PYTHONPATH": str(REPO), **options.pop("env", {})}
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, env=environment, **options)

@@ -1,0 +1,161 @@
+"""Room 5: every training photo once an epoch, augmented as in the tutorial; validation photos untouched."""
+
+import numpy as np
+import pytest
+from conftest import make_dataset
+
+import CatDogClassifier as program
+from CatDogClassifier import affine_rows, draw_affines, make_batches, warp
+
+SIZE = 12
+STILL = {"turn": 0.0, "down": 0.0, "right": 0.0, "shear": 0.0, "zoom_y": 1.0, "zoom_x": 1.0, "mirror": False}
+
+
+@pytest.fixture
+def photos():
+    return np.random.default_rng(5).integers(0, 256, (7, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def rows(**changes):
+    """One affine row that differs from standing still by the changes."""
+    return affine_rows(**{name: np.array([value]) for name, value in {**STILL, **changes}.items()}, size=SIZE)
+
+
+def slow_warp(photo, row):
+    """Bilinear resampling with repeated edges, pixel by pixel."""
+    result = np.empty(photo.shape)
+    for y in range(SIZE):
+        for x in range(SIZE):
+            from_x = min(max(row[0] * x + row[1] * y + row[2], 0), SIZE - 1)
+            from_y = min(max(row[3] * x + row[4] * y + row[5], 0), SIZE - 1)
+            x0, y0 = int(from_x), int(from_y)
+            x1, y1, fx, fy = min(x0 + 1, SIZE - 1), min(y0 + 1, SIZE - 1), from_x - x0, from_y - y0
+            top = photo[y0, x0] * (1 - fx) + photo[y0, x1] * fx
+            bottom = photo[y1, x0] * (1 - fx) + photo[y1, x1] * fx
+            result[y, x] = top * (1 - fy) + bottom * fy
+    return result
+
+
+def slow_map(turn, down, right, shear, zoom_y, zoom_x, mirror):
+    """The tutorial's transformation of (row, column) as a product of matrices about the middle: output -> input."""
+    rotation = [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    shift = [[1, 0, down], [0, 1, right], [0, 0, 1]]
+    slant = [[1, -np.sin(shear), 0], [0, np.cos(shear), 0], [0, 0, 1]]
+    zoom = np.diag([zoom_y, zoom_x, 1])
+    side = np.diag([1, -1 if mirror else 1, 1])
+    middle = (SIZE - 1) / 2
+    to, back = np.array([[1, 0, middle], [0, 1, middle], [0, 0, 1]]), np.array([[1, 0, -middle], [0, 1, -middle], [0, 0, 1]])
+    return to @ np.array(rotation) @ shift @ slant @ zoom @ side @ back
+
+
+def test_the_single_affine_is_the_product_of_the_tutorials_steps():
+    rng = np.random.default_rng(3)
+    for mirror in (False, True):
+        step = dict(zip(("turn", "down", "right", "shear"), rng.uniform(-0.6, 0.6, 4), strict=True))
+        step |= {"zoom_y": rng.uniform(0.8, 1.2), "zoom_x": rng.uniform(0.8, 1.2), "mirror": mirror}
+        matrix = slow_map(**step)
+        expected = [matrix[1, 1], matrix[1, 0], matrix[1, 2], matrix[0, 1], matrix[0, 0], matrix[0, 2], 0, 0]
+        assert rows(**step)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_fast_resampling_equals_the_slow_one(photos):
+    affines = draw_affines(np.random.default_rng(0), len(photos), SIZE)
+    fast = warp(photos, affines).numpy()
+    slow = [slow_warp(photo.astype(float), row.astype(float)) for photo, row in zip(photos, affines, strict=True)]
+    assert np.abs(fast - slow).max() < 0.01
+
+
+def test_mirrors_and_whole_pixel_shifts_are_exact(photos):
+    assert np.array_equal(warp(photos[:1], rows()).numpy(), photos[:1])
+    assert np.array_equal(warp(photos[:1], rows(mirror=True)).numpy(), photos[:1, :, ::-1])
+    shifted = warp(photos[:1], rows(down=2.0, right=3.0)).numpy()
+    assert np.array_equal(shifted[:, :-2, :-3], photos[:1, 2:, 3:])
+    assert np.array_equal(shifted[0, -1, :-3], photos[0, -1, 3:])  # the edge is repeated
+
+
+def test_augmentations_are_drawn_from_the_tutorials_ranges(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(program, "affine_rows", lambda **values: drawn.update(values))
+    draw_affines(np.random.default_rng(0), 20_000, 100)
+    degrees = {"turn": 40, "shear": 0.2}
+    for name, (low, high) in {"turn": (-40, 40), "shear": (-0.2, 0.2), "down": (-20, 20), "right": (-20, 20),
+                              "zoom_y": (0.8, 1.2), "zoom_x": (0.8, 1.2)}.items():
+        values = np.degrees(drawn[name]) if name in degrees else drawn[name]
+        near = (high - low) / 500  # 20,000 uniform draws come closer to the ends than that
+        assert low <= values.min() < low + near, name
+        assert high - near < values.max() <= high, name
+    assert drawn["mirror"].mean() == pytest.approx(0.5, abs=0.02)
+    assert abs(np.corrcoef(drawn["zoom_y"], drawn["zoom_x"])[0, 1]) < 0.05  # each axis on its own
+
+
+def test_the_same_as_the_tutorials_generator():
+    pytest.importorskip("scipy", reason="ImageDataGenerator needs scipy")
+    import tensorflow as tf
+
+    generator = tf.keras.preprocessing.image.ImageDataGenerator(fill_mode="nearest")
+    photo = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3)).astype(np.float32)
+    step = {"turn": np.radians(25), "down": 1.5, "right": -2.0, "shear": np.radians(0.15), "zoom_y": 0.9, "zoom_x": 1.15}
+    theirs = generator.apply_transform(photo, {
+        "theta": 25, "tx": 1.5, "ty": -2.0, "shear": 0.15, "zx": 0.9, "zy": 1.15, "flip_horizontal": True})
+    ours = warp(photo[None], rows(**step, mirror=True)).numpy()[0]
+    assert np.abs(ours - theirs).max() < 0.05
+
+
+def epoch(batches):
+    """All photos and labels of one pass: (N, size, size, 3), (N, 1), and the sizes of the batches."""
+    parts = [(photos.numpy(), labels.numpy()) for photos, labels in batches]
+    return np.concatenate([p for p, _ in parts]), np.concatenate([t for _, t in parts]), [len(p) for p, _ in parts]
+
+
+def numbered(count):
+    """Photos that can be told by their brightness, with that number as label."""
+    photos = np.repeat(np.arange(count, dtype=np.uint8), SIZE * SIZE * 3).reshape(count, SIZE, SIZE, 3)
+    return photos, np.arange(count, dtype=np.float32)[:, None]
+
+
+def test_an_epoch_holds_every_photo_once_with_its_label_and_the_last_batch_too():
+    photos, labels, sizes = epoch(make_batches(*numbered(50), 8, np.random.default_rng(0), augment=True))
+    assert sizes == [8, 8, 8, 8, 8, 8, 2]
+    assert sorted(labels[:, 0]) == list(range(50))
+    assert np.allclose(photos[:, 0, 0, 0] * 255, labels[:, 0], atol=1e-4)  # each photo still has its own label
+    assert photos.dtype == labels.dtype == np.float32
+
+
+def test_each_epoch_is_shuffled_and_augmented_anew(photos):
+    batches = make_batches(photos, np.arange(7, dtype=np.float32)[:, None], 3, np.random.default_rng(0), augment=True)
+    first, second = epoch(batches), epoch(batches)
+    assert first[1][:, 0].tolist() != second[1][:, 0].tolist()
+    by_label = [pixels[np.argsort(labels[:, 0])] for pixels, labels, _ in (first, second)]
+    assert not np.allclose(by_label[0], by_label[1])
+
+
+def test_validation_photos_are_neither_augmented_nor_shuffled(photos):
+    labels = np.arange(7, dtype=np.float32)[:, None]
+    pixels, truth, sizes = epoch(make_batches(photos, labels, 3))
+    assert np.allclose(pixels, photos / 255.0, atol=1e-7)
+    assert np.array_equal(truth, labels)
+    assert sizes == [3, 3, 1]
+
+
+def test_the_same_seed_gives_the_same_batches(photos):
+    labels = np.zeros((7, 1), np.float32)
+    one, two, other = (epoch(make_batches(photos, labels, 3, np.random.default_rng(seed), augment=True))[0] for seed in (4, 4, 5))
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+def test_an_unreadable_photo_is_named_and_left_out(tmp_path, capsys):
+    data = make_dataset(tmp_path, {"train": 3})
+    (data / "train/cat/cat.1.png").write_bytes(b"broken")
+    photos, labels = program.load_photos(program.list_split(data, "train"), SIZE, program.Console(quiet=True))
+    assert labels[:, 0].tolist() == [0, 0, 1, 1, 1]
+    assert np.array_equal(photos[1], program.read_photo(data / "train/cat/cat.2.png", SIZE))
+    assert "cat.1.png: not a photo" in capsys.readouterr().err
+
+
+def test_a_class_without_a_single_readable_photo_is_an_error(tmp_path):
+    data = make_dataset(tmp_path, {"train": 2})
+    for path in (data / "train/dog").iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(program.DatasetError, match="dog"):
+        program.load_photos(program.list_split(data, "train"), SIZE, program.Console(quiet=True))

@@ -1,0 +1,301 @@
+"""Room 11: the class learns what can be learned and nothing else, keeps the best, and answers in rows."""
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_dataset, python, quick, tint
+from PIL import Image
+
+import CatDogClassifier as program
+from CatDogClassifier import CatDogClassifier, DatasetError, Prediction, UsageError
+
+
+def test_importing_the_module_imports_neither_tensorflow_nor_matplotlib():
+    code = "import sys, CatDogClassifier; print([m for m in sys.modules if m in ('tensorflow', 'keras', 'matplotlib', 'h5py')])"
+    assert python("-c", code, text=True).stdout.strip() == "[]"
+
+
+def test_it_learns_what_can_be_learned(trained):
+    assert trained.summary["validation"]["accuracy"] == 1.0
+    assert trained.summary["test"]["accuracy"] == 1.0
+    assert trained.evaluate(split="test")["correct"] == 16
+
+
+def test_it_does_not_learn_what_cannot_be_learned(tmp_path):
+    """Labels that have nothing to do with the photos: half of each colour in each class."""
+    data = make_dataset(tmp_path / "data", {"train": 16, "validation": 16, "test": 16},
+                        relabel=lambda label, number: ("cat", "dog")[number % 2])
+    classifier = quick(tmp_path, dataset=str(data), epochs=3)
+    classifier.train()
+    assert 0.25 <= classifier.summary["test"]["accuracy"] <= 0.75
+
+
+def test_train_returns_the_keras_history(trained):
+    from keras.callbacks import History
+
+    assert isinstance(trained.history, History)
+    assert set(trained.history.history) == {"loss", "acc", "val_loss", "val_acc"}
+    assert len(trained.history.history["loss"]) == trained.summary["epochs"] == 4
+
+
+def test_the_history_is_saved_as_csv(trained, weights):
+    with open(program.beside(weights, "_history.csv")) as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert [float(row["val_loss"]) for row in rows] == trained.history.history["val_loss"]
+
+
+def test_both_pictures_are_saved(weights):
+    for ending in ("_accuracy.png", "_loss.png"):
+        with Image.open(program.beside(weights, ending)) as picture:
+            assert picture.size == (960, 600)
+
+
+def test_load_data_gives_batches_as_the_tutorial_describes_them(dataset, tmp_path):
+    train, validation = quick(tmp_path).load_data(dataset)
+    photos, labels = next(iter(train))
+    assert photos.shape == (8, 150, 150, 3)
+    assert labels.shape == (8, 1)
+    assert 0 <= float(photos.numpy().min()) <= float(photos.numpy().max()) <= 1
+    assert sum(len(labels) for _, labels in validation) == 12
+    reds = photos.numpy()[..., 0].mean(axis=(1, 2)) > photos.numpy()[..., 2].mean(axis=(1, 2))
+    assert np.array_equal(labels.numpy()[:, 0] == 0, reds)  # 0 is cat, the reddish ones
+
+
+def test_training_photos_are_augmented_unless_told_otherwise(dataset, tmp_path):
+    still = [program.read_photo(path, 150) / 255 for path in program.list_photos(dataset / "train")]
+
+    def found(batches):
+        photos = np.concatenate([photos.numpy() for photos, _ in batches])
+        return sum(any(np.allclose(photo, other, atol=1e-6) for other in still) for photo in photos)
+
+    assert found(quick(tmp_path, augment=False).load_data(dataset)[0]) == 24
+    assert found(quick(tmp_path, augment=True).load_data(dataset)[0]) == 0
+
+
+class Script:
+    """Stands in for `model.fit`: plays given validation losses through the callbacks, one epoch each."""
+
+    def __init__(self, monkeypatch, losses, interrupt_after=None):
+        self.losses, self.interrupt_after = losses, interrupt_after
+        import keras
+
+        monkeypatch.setattr(keras.Model, "fit", lambda model, *args, **kwargs: self.fit(model, **kwargs))
+
+    def fit(self, model, callbacks, initial_epoch, epochs, **_):
+        callbacks[0].on_train_begin()
+        for callback in callbacks:
+            callback.set_model(model)
+        model.stop_training = False
+        for epoch in range(initial_epoch, epochs):
+            model.layers[-1].bias.assign([float(epoch)])  # weights that tell the epoch
+            logs = {"loss": 1 - epoch / 100, "acc": 0.5, "val_loss": self.losses[epoch], "val_acc": 0.5}
+            for callback in callbacks:
+                callback.on_epoch_begin(epoch, logs)
+            for callback in callbacks:
+                callback.on_epoch_end(epoch, logs)
+            if self.interrupt_after == epoch + 1:
+                raise KeyboardInterrupt
+            if model.stop_training:
+                return
+
+
+def saved_epoch(path):
+    """The epoch, counted from 0, whose weights a file of a Script holds."""
+    classifier = CatDogClassifier(weights=str(path), quiet=True)
+    classifier.load_weights()
+    return int(classifier.model.get_weights()[-1][0])
+
+
+def test_the_best_epoch_is_saved_not_the_last(dataset, tmp_path, monkeypatch):
+    classifier = quick(tmp_path, epochs=5)
+    Script(monkeypatch, [0.9, 0.4, 0.6, 0.7, 0.8])
+    classifier.train(dataset)
+    assert saved_epoch(tmp_path / "net.h5") == 1
+    assert int(classifier.model.get_weights()[-1][0]) == 1
+    assert classifier.summary["best_epoch"] == 2
+    assert classifier.summary["overfitted_from"] == 3
+
+
+def test_it_stops_when_patience_has_run_out(dataset, tmp_path, monkeypatch):
+    Script(monkeypatch, [0.9, 0.4, 0.6, 0.7, 0.8, 0.9, 0.1])
+    classifier = quick(tmp_path, epochs=7, patience=3)
+    classifier.train(dataset)
+    assert (classifier.summary["epochs"], classifier.summary["ending"]) == (5, "stopped early")
+    assert saved_epoch(tmp_path / "net.h5") == 1
+
+
+def test_without_patience_it_never_stops_early(dataset, tmp_path, monkeypatch):
+    Script(monkeypatch, [0.1] + [0.9] * 19)
+    classifier = quick(tmp_path, epochs=20, patience=0)
+    classifier.train(dataset)
+    assert (classifier.summary["epochs"], classifier.summary["ending"]) == (20, "all epochs")
+
+
+def test_ctrl_c_keeps_the_best_so_far(dataset, tmp_path, monkeypatch):
+    Script(monkeypatch, [0.9, 0.4, 0.6], interrupt_after=3)
+    classifier = quick(tmp_path, epochs=30)
+    classifier.train(dataset)
+    assert classifier.summary["ending"] == "interrupted"
+    assert saved_epoch(tmp_path / "net.h5") == 1
+
+
+def test_the_best_is_on_disk_before_training_ends(dataset, tmp_path, monkeypatch):
+    Script(monkeypatch, [0.9, 0.4, 0.6], interrupt_after=3)
+    classifier = quick(tmp_path, epochs=30)
+    monkeypatch.setattr(classifier, "_finish", lambda *arguments: None)  # as if the process had been killed
+    classifier.train(dataset)
+    assert saved_epoch(tmp_path / "net.h5") == 1
+
+
+def test_an_earlier_file_is_kept_as_previous(dataset, tmp_path, monkeypatch):
+    Script(monkeypatch, [0.9, 0.4, 0.6])
+    (tmp_path / "net.h5").write_bytes(b"earlier")
+    quick(tmp_path, epochs=3).train(dataset)
+    assert (tmp_path / "net.previous.h5").read_bytes() == b"earlier"
+    assert saved_epoch(tmp_path / "net.h5") == 1
+
+
+def test_a_loss_that_is_never_a_number_is_an_error_and_saves_nothing(dataset, tmp_path, monkeypatch):
+    Script(monkeypatch, [float("nan")] * 3)
+    (tmp_path / "net.h5").write_bytes(b"earlier")
+    with pytest.raises(program.TrainingError, match="--learning-rate"):
+        quick(tmp_path, epochs=3).train(dataset)
+    assert (tmp_path / "net.h5").read_bytes() == b"earlier"
+
+
+def test_training_again_goes_on_from_where_it_stands(dataset, tmp_path):
+    classifier = quick(tmp_path, epochs=2)
+    first = classifier.train(dataset)
+    model, losses = classifier.model, list(first.history["loss"])
+    again = classifier.train(dataset)
+    assert classifier.model is model
+    assert again is first
+    assert again.history["loss"][:2] == losses
+    assert len(again.history["loss"]) == 4
+    assert again.history["loss"][2] < losses[0]  # not from scratch
+
+
+def test_going_on_never_replaces_better_weights_by_worse(dataset, tmp_path, monkeypatch):
+    classifier = quick(tmp_path, epochs=2)
+    classifier.train(dataset)
+    before = classifier.model.get_weights()
+    Script(monkeypatch, [99.0] * 4)
+    classifier.train(dataset)
+    assert all(np.array_equal(a, b) for a, b in zip(classifier.model.get_weights(), before, strict=True))
+
+
+def test_the_same_seed_gives_the_same_training(tmp_path, dataset):
+    histories = [quick(tmp_path, seed=seed, epochs=2, augment=True).train(dataset).history for seed in (3, 3, 4)]
+    assert histories[0] == histories[1]
+    assert histories[0] != histories[2]
+
+
+def test_predict_takes_a_photo_a_list_or_a_folder(trained, tmp_path):
+    rng = np.random.default_rng(8)
+    paths = [tmp_path / f"{label}.png" for label in ("cat", "dog")]
+    for path in paths:
+        tint(path.stem, rng).save(path)
+    one = trained.predict(paths[0])
+    assert [(row.path, row.label, row.error) for row in one] == [(str(paths[0]), "cat", None)]
+    assert [row.label for row in trained.predict(paths)] == ["cat", "dog"]
+    assert trained.predict(tmp_path) == trained.predict([str(path) for path in paths])
+    assert one[0].confidence == max(one[0].probabilities.values())
+    assert sum(one[0].probabilities.values()) == pytest.approx(1)
+
+
+def test_a_bad_photo_is_a_row_among_the_others_in_order(trained, tmp_path):
+    rng = np.random.default_rng(8)
+    for number in range(70):  # more than a batch
+        tint("dog" if number % 3 else "cat", rng).save(tmp_path / f"{number}.png")
+    (tmp_path / "5.png").write_bytes(b"broken")
+    rows = trained.predict(tmp_path)
+    assert [os.path.basename(row.path) for row in rows] == [f"{number}.png" for number in range(70)]
+    assert rows[5] == Prediction(str(tmp_path / "5.png"), error="not a photo that can be read (JPEG, PNG, GIF, BMP, WEBP)")
+    assert [row.label for i, row in enumerate(rows) if i != 5] == ["dog" if i % 3 else "cat" for i in range(70) if i != 5]
+
+
+def test_training_and_prediction_see_the_same_pixels(dataset, tmp_path, monkeypatch, trained):
+    path = dataset / "validation" / "cat" / "cat.0.png"
+    _, validation = quick(tmp_path).load_data(dataset)
+    photos, _ = next(iter(validation))
+    seen = []
+    monkeypatch.setattr(program, "forward", lambda model, photos: seen.extend(photos) or np.zeros(len(photos)))
+    trained.predict(path)
+    assert np.array_equal((seen[0] / np.float32(255)), photos.numpy()[0])
+
+
+def test_class_names_travel_with_the_weights(tmp_path):
+    data = make_dataset(tmp_path / "data", {"train": 4, "validation": 4})
+    for split in ("train", "validation"):
+        (data / split / "cat").rename(data / split / "Rose")
+        (data / split / "dog").rename(data / split / "iris")
+    quick(tmp_path, epochs=1).train(data)
+    photo = next(program.list_photos(data))
+    [row] = CatDogClassifier(weights=str(tmp_path / "net.h5"), quiet=True).predict(photo)
+    assert set(row.probabilities) == {"iris", "rose"}
+
+
+def test_folder_names_are_accepted_in_any_case_and_number(dataset, tmp_path):
+    expected = quick(tmp_path).load_data(dataset)[1]
+    (dataset / "validation").rename(dataset / "VAL")
+    (dataset / "VAL" / "cat").rename(dataset / "VAL" / "Cats")
+    (dataset / "train" / "dog").rename(dataset / "train" / "DOGS")
+    given = quick(tmp_path).load_data(dataset)[1]
+    for (photos, labels), (others, truth) in zip(expected, given, strict=True):
+        assert np.array_equal(photos, others)
+        assert np.array_equal(labels, truth)
+
+
+def spoil(dataset, how):
+    if how == "no folder":
+        shutil.rmtree(dataset)
+    elif how == "no validation":
+        shutil.rmtree(dataset / "validation")
+    elif how == "one class":
+        shutil.rmtree(dataset / "train" / "dog")
+    elif how == "three classes":
+        (dataset / "train" / "bird").mkdir()
+    elif how == "empty class":
+        shutil.rmtree(dataset / "train" / "dog")
+        (dataset / "train" / "dog").mkdir()
+    elif how == "other classes":
+        (dataset / "validation" / "dog").rename(dataset / "validation" / "wolf")
+
+
+@pytest.mark.parametrize("how", ["no folder", "no validation", "one class", "three classes", "empty class", "other classes"])
+def test_an_incomplete_dataset_is_refused_with_the_layout_and_the_remedy(dataset, tmp_path, how):
+    spoil(dataset, how)
+    with pytest.raises(DatasetError, match=r"\{train,validation,test\}/\{cat,dog\}.*--prepare SOURCE --dataset NEW"):
+        quick(tmp_path).load_data(dataset)
+
+
+def test_training_without_test_photos_says_so_and_scores_nothing(dataset, tmp_path):
+    shutil.rmtree(dataset / "test")
+    classifier = quick(tmp_path, epochs=1)
+    classifier.train(dataset)
+    assert classifier.summary["test"] is None
+
+
+@pytest.mark.parametrize("setting", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": -1}, {"learning_rate": float("nan")},
+                                     {"patience": -1}, {"seed": -1}, {"optimizer": "magic"}, {"precision": "int4"}])
+def test_settings_out_of_range_are_refused_by_name(setting):
+    with pytest.raises(UsageError, match="--" + next(iter(setting)).replace("_", "-")):
+        CatDogClassifier(**setting)
+
+
+def test_curves_before_training_are_an_error():
+    with pytest.raises(program.TrainingError, match="train"):
+        CatDogClassifier().showAcc()
+
+
+def test_the_tutorials_protocol_learns_something_from_real_photos(real, tmp_path):
+    """300 real photos of each class, a few epochs: clearly better than chance on photos never seen."""
+    program.prepare_dataset(real / "photos", tmp_path / "data", (300, 100, 250), program.Console(quiet=True))
+    classifier = CatDogClassifier(weights=str(Path(tmp_path, "net.h5")), optimizer="adam", epochs=12, augment=False, seed=0, quiet=True)
+    classifier.train(tmp_path / "data")
+    assert classifier.summary["test"]["interval"][0] > 0.5

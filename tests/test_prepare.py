@@ -1,0 +1,135 @@
+"""Room 4: photos get into the layout of a dataset; nothing of the user's is touched."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import CatDogClassifier as program
+from CatDogClassifier import DatasetError, UsageError, parse_split, prepare_dataset
+
+SPLIT = (3, 2, 1)
+
+
+def touch(folder, *names):
+    for name in names:
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"content of {name}".encode())
+    return Path(folder)
+
+
+def tree(folder):
+    """{relative path: content} of all files of a folder."""
+    return {os.path.relpath(path, folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def names(folder, split, label):
+    return sorted(os.listdir(Path(folder, split, label)), key=program.natural_key)
+
+
+@pytest.fixture
+def flat(tmp_path):
+    return touch(tmp_path / "flat", *(f"{label}.{i}.jpg" for label in ("cat", "dog") for i in range(12)))
+
+
+def prepare(source, dataset, split=SPLIT):
+    return prepare_dataset(source, dataset, split, program.Console(quiet=True))
+
+
+def test_flat_photos_are_split_in_numeric_order(flat, tmp_path):
+    counts = prepare(flat, tmp_path / "new")
+    assert counts == {"train": 6, "validation": 4, "test": 2}
+    assert names(tmp_path / "new", "train", "dog") == ["dog.0.jpg", "dog.1.jpg", "dog.2.jpg"]
+    assert names(tmp_path / "new", "validation", "cat") == ["cat.3.jpg", "cat.4.jpg"]
+    assert names(tmp_path / "new", "test", "cat") == ["cat.5.jpg"]
+    assert (tmp_path / "new/test/cat/cat.5.jpg").read_bytes() == b"content of cat.5.jpg"
+
+
+@pytest.mark.parametrize(("cat", "dog"), [("Cat", "Dog"), ("CATS", "dogs"), ("cat", "Dogs")])
+def test_a_folder_per_class_in_any_case(tmp_path, cat, dog):
+    source = touch(tmp_path / "pets", *(f"{label}/{i}.jpg" for label in (cat, dog) for i in range(11)), f"{cat}/Thumbs.db")
+    prepare(source, tmp_path / "new")
+    assert names(tmp_path / "new", "train", "cat") == ["0.jpg", "1.jpg", "2.jpg"]
+    assert names(tmp_path / "new", "test", "dog") == ["5.jpg"]
+
+
+def test_labels_of_flat_photos_in_any_case(tmp_path):
+    source = touch(tmp_path / "flat", *(f"{label}.{i}.JPG" for label in ("Cat", "DOG") for i in range(6)), "readme.txt", "1.jpg")
+    assert prepare(source, tmp_path / "new") == {"train": 6, "validation": 4, "test": 2}
+
+
+def test_shares_use_every_photo_once(flat, tmp_path):
+    assert prepare(flat, tmp_path / "new", (0.5, 0.25, 0.25)) == {"train": 12, "validation": 6, "test": 6}
+    copies = [name for part in program.SPLITS for label in ("cat", "dog") for name in names(tmp_path / "new", part, label)]
+    assert sorted(copies) == sorted(os.listdir(flat))
+
+
+def test_the_source_is_never_changed(flat, tmp_path):
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in flat.iterdir()}
+    prepare(flat, tmp_path / "new")
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in flat.iterdir()} == before
+
+
+def test_an_interrupted_copy_is_completed_and_a_complete_one_left_alone(flat, tmp_path):
+    prepare(flat, tmp_path / "whole")
+    prepare(flat, tmp_path / "new")
+    (tmp_path / "new/train/cat/cat.1.jpg").unlink()
+    (tmp_path / "new/train/cat/cat.1.jpg.part").write_bytes(b"cont")
+    prepare(flat, tmp_path / "new")
+    prepare(flat, tmp_path / "new")
+    assert tree(tmp_path / "new") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("other", ["train/cat/mine.jpg", "notes.txt", "train/cat/cat.0.jpg"])
+def test_a_folder_that_holds_anything_else_is_refused_and_left_as_it_was(flat, tmp_path, other):
+    touch(tmp_path / "new", other)  # even a file of a planned name, when its content is another
+    before = tree(tmp_path / "new")
+    with pytest.raises(DatasetError, match="--dataset NEW"):
+        prepare(flat, tmp_path / "new")
+    assert tree(tmp_path / "new") == before
+
+
+def test_another_split_of_the_same_photos_is_refused(flat, tmp_path):
+    prepare(flat, tmp_path / "new")
+    with pytest.raises(DatasetError, match="--dataset NEW"):
+        prepare(flat, tmp_path / "new", (2, 3, 1))
+
+
+def test_the_dataset_may_not_lie_in_the_source(flat):
+    with pytest.raises(DatasetError, match="never changed"):
+        prepare(flat, flat / "new")
+    assert len(os.listdir(flat)) == 24
+
+
+def test_too_few_photos_are_named_with_the_numbers(flat, tmp_path):
+    with pytest.raises(DatasetError, match="needs 13 photos of cat, but there are 12"):
+        prepare(flat, tmp_path / "new", (10, 2, 1))
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_photos_that_would_become_one_are_refused(tmp_path):
+    source = touch(tmp_path / "s", "Cat/1.jpg", "cats/1.jpg", "cats/2.jpg", "Dog/1.jpg", "Dog/2.jpg", "Dog/3.jpg")
+    with pytest.raises(DatasetError, match="would both become"):
+        prepare(source, tmp_path / "new", (2, 1, 0))
+
+
+@pytest.mark.parametrize("files", [["photo.jpg"], ["cat.1.jpg"], ["Cat/1.jpg"], ["Cat/1.jpg", "Dog/x/.hidden"], ["a/1", "b/1", "c/1"]])
+def test_a_source_without_two_classes_is_refused(tmp_path, files):
+    with pytest.raises(DatasetError, match="two classes|is empty"):
+        prepare(touch(tmp_path / "s", *files), tmp_path / "new")
+
+
+@pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "a,b,c", "-1,2,3", "0,1,1", "1,0,1", "0.8,0.3,0.1", "nan,0.1,0.1", "inf,1,1", "0.5,1,1"])
+def test_a_split_that_makes_no_sense_is_a_usage_error(text):
+    with pytest.raises(UsageError, match="--split"):
+        parse_split(text)
+
+
+def test_the_tutorials_protocol_on_the_real_photos(real, tmp_path):
+    counts = prepare(real / "photos", tmp_path / "new", parse_split("1000,500,500"))
+    assert counts == {"train": 2000, "validation": 1000, "test": 1000}
+    bounds = {"train": (0, 1000), "validation": (1000, 1500), "test": (1500, 2000)}
+    for split, (start, end) in bounds.items():
+        for label in ("cat", "dog"):
+            assert names(tmp_path / "new", split, label) == [f"{label}.{i}.jpg" for i in range(start, end)]
