@@ -102,10 +102,11 @@ class Settings:
     patience: int = option(10, "stop after N epochs without a better one; 0: never", type=int, metavar="N")
     augment: bool = option(True, "train on the photos as they are, neither turned nor shifted", action="store_false",
                            flags=["--no-augment"])
-    precision: str = option("auto", "arithmetic of training (auto: what suits the device)", choices=("auto", *PRECISIONS))
+    precision: str = option("auto", "arithmetic (auto: float32; on a GPU, training in 16 bits)",
+                            choices=("auto", *PRECISIONS))
     seed: int | None = option(None, "make a run repeatable (default: a new one each time)", type=int, metavar="N")
     quiet: bool = option(False, "print results and errors only", action="store_true", flags=["-q", "--quiet"])
-    verbose: bool = option(False, "let TensorFlow's own messages through", action="store_true", flags=["-v", "--verbose"])
+    verbose: bool = option(False, "let TensorFlow's messages through", action="store_true", flags=["-v", "--verbose"])
 
     def __post_init__(self):
         rules = [
@@ -580,19 +581,21 @@ def hushed(quiet=True):
     if not quiet:
         yield
         return
-    sys.stderr.flush()
-    saved = os.dup(2)
+    saved, failed = os.dup(2), True
     with tempfile.TemporaryFile() as sink:
         os.dup2(sink.fileno(), 2)
         try:
             yield
-        except BaseException:
-            sink.seek(0)
-            os.write(saved, sink.read())
+            failed = False
+        except KeyboardInterrupt:
+            failed = False
             raise
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+            if failed:
+                sink.seek(0)
+                os.write(2, sink.read())
 
 
 @dataclass(frozen=True)
@@ -872,7 +875,7 @@ def check_writable(path):
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise WriteError(f"cannot write in {path.parent}: {reason(error)}", "Name another place with --weights") from None
+        raise WriteError(f"cannot write in {path.parent}: {reason(error)}", "Name another --weights") from None
 
 
 def beside(weights, ending):
@@ -912,7 +915,7 @@ def unpack_weights(path, model):
 
     try:
         with h5py.File(path, "r") as file:
-            stored = stored_arrays(file["model_weights"] if "model_weights" in file else file)
+            stored = stored_arrays(file.get("model_weights", file))
             wanted = [(tuple(weight.shape), np.float32) for weight in model.weights]
             if [(array.shape, array.dtype) for array in stored] != wanted:
                 raise WeightsError(f"{path} holds the weights of another net", "Train anew, or name another --weights")
@@ -1011,6 +1014,7 @@ class CatDogClassifier:
         policy = PRECISIONS.get(self.settings.precision, self.device.policy)
         self.model = build_model(self.rung, self.settings, policy)
         self.history, self.summary, self.facts = None, {}, None
+        vars(self).pop("predictor", None)
         return self.model
 
     def train(self, directory=None):
@@ -1080,14 +1084,13 @@ class CatDogClassifier:
         write_whole(path, pack_weights(self.model, self.facts))
 
     def load_weights(self, path=None):
-        """Take the weights of a file instead of training: ours, or the tutorial's own of Keras 2. Raises WeightsError."""
+        """Take the weights of a file instead of training: ours, or the tutorial's of Keras 2. Raises WeightsError."""
         path = path or self.settings.weights
         if not os.path.exists(path):
             raise WeightsError(f"there are no weights at {path}", "Train first: python CatDogClassifier.py")
         model = self.createModel()
         self.facts = {"classes": ["cat", "dog"], "drawings": False, **unpack_weights(path, model)}
-        self.classes, self.drawings = tuple(self.facts["classes"]), self.facts["drawings"]
-        vars(self).pop("predictor", None)
+        self.classes, self.drawings = tuple(self.facts["classes"]), bool(self.facts["drawings"])
 
     def showAcc(self):
         """The Figure of the accuracy over the epochs. Raises TrainingError before any training."""
@@ -1107,7 +1110,10 @@ class CatDogClassifier:
         """The net that answers: the trained weights in float32, unless another precision was asked for."""
         if self.facts is None:
             self.load_weights()
-        net = build_model(self.rung, self.settings, PRECISIONS.get(self.settings.precision, "float32"))
+        policy = PRECISIONS.get(self.settings.precision, "float32")
+        if self.model.layers[0].dtype_policy.name == policy:
+            return self.model
+        net = build_model(self.rung, self.settings, policy)
         net.set_weights(self.model.get_weights())
         return net
 
@@ -1179,7 +1185,7 @@ def build_parser():
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False,
     )
     group = parser.add_argument_group("actions (without one: train)")
-    group.add_argument("paths", nargs="*", metavar="-", help="classify the photos whose paths come on stdin, one a line")
+    group.add_argument("paths", nargs="*", metavar="-", help="classify photos whose paths come on stdin, one a line")
     actions = group.add_mutually_exclusive_group()
     actions.add_argument("-f", "--file", nargs="+", metavar="IMAGE", help="classify photos")
     actions.add_argument("-d", "--directory", metavar="DIR", help="classify all photos of a folder and its subfolders")
@@ -1193,7 +1199,7 @@ def build_parser():
                        help="--prepare: train, validation, test; photos per class or shares (default: %(default)s)")
     group.add_argument("--show", action="store_true", help="show the curves in windows after training")
     formats = group.add_mutually_exclusive_group()
-    formats.add_argument("--json", action="store_const", dest="style", const="json", help="print JSON, one object a line")
+    formats.add_argument("--json", action="store_const", dest="style", const="json", help="print JSON Lines")
     formats.add_argument("--csv", action="store_const", dest="style", const="csv", help="print CSV")
     return parser
 
@@ -1346,7 +1352,7 @@ def run(arguments):
     if arguments.paths == ["-"] and not arguments.file:
         arguments.file = arguments.paths
     elif arguments.paths:
-        raise UsageError(f"what to do with {arguments.paths[0]}?", "-f classifies photos, -d a folder; -h shows examples")
+        raise UsageError(f"it is not clear what to do with {arguments.paths[0]}", "Say -f for photos, -d for a folder")
     classifier = CatDogClassifier(**{setting.name: getattr(arguments, setting.name) for setting in fields(Settings)})
     asked = [action for name, action in ACTIONS.items() if getattr(arguments, name)]
     return (asked or [train])[0](classifier, arguments)
@@ -1365,10 +1371,13 @@ def main(argv=None):
         print(f"CatDogClassifier: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\nCatDogClassifier: interrupted, nothing to keep", file=sys.stderr)
+        print("\nCatDogClassifier: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our results has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"CatDogClassifier: {printable(error.filename or 'error')}: {reason(error)}", file=sys.stderr)
         return 1
 
 

@@ -1,0 +1,70 @@
+"""Measure the default training on real photos, in the tutorials' protocol; prints the figures that the README quotes.
+
+    python tests/measure_real_photos.py PHOTOS ORIGINALS [--seeds 3] [--work DIR] [-- flags of the program]
+
+PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout): 0-999 of each train, 1000-1499 validate, 1500-1999 test.
+ORIGINALS holds photos named the same way that are in none of these: a folder as users have it, for -d.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROGRAM = Path(__file__).resolve().parent.parent / "CatDogClassifier.py"
+
+
+def call(*arguments):
+    """Run the program; its stdout."""
+    line = [sys.executable, str(PROGRAM), *map(str, arguments)]
+    return subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def spread(values):
+    """Mean and standard deviation of some values as text."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.2f} (standard deviation {deviation:.2f}, {len(values)} runs)"
+
+
+def train(work, seed, flags):
+    """One training: its summary."""
+    summary = json.loads(call("--dataset", work / "pets", "--weights", work / f"seed{seed}.h5", "--seed", seed, "--json", *flags))
+    test, low_high = summary["test"], [round(100 * bound, 1) for bound in summary["test"]["interval"]]
+    print(f"seed {seed}: test {100 * test['accuracy']:.1f} % {low_high}, best epoch {summary['best_epoch']} of "
+          f"{summary['epochs']}, {summary['seconds_per_epoch']} s an epoch, {summary['precision']}", flush=True)
+    return summary
+
+
+def classify(work, seed, originals):
+    """-d on the originals: (share right, photos per second of the whole command)."""
+    started = time.monotonic()
+    rows = [json.loads(line) for line in call("-q", "-d", originals, "--weights", work / f"seed{seed}.h5", "--json").splitlines()]
+    right = sum(Path(row["path"]).name.startswith(row["label"]) for row in rows)
+    return right / len(rows), len(rows) / (time.monotonic() - started)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos")
+    parser.add_argument("originals")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "catdog-measure"))
+    parser.add_argument("flags", nargs="*")
+    chosen = parser.parse_args()
+    print(f"{os.cpu_count()} cores; " + ", ".join(call("--version").splitlines()[:4]))
+    call("-q", "--prepare", chosen.photos, "--split", "1000,500,500", "--dataset", chosen.work / "pets")
+    summaries = [train(chosen.work, seed, chosen.flags) for seed in range(chosen.seeds)]
+    print("test accuracy:", spread([100 * summary["test"]["accuracy"] for summary in summaries]), "%")
+    print("seconds an epoch:", spread([summary["seconds_per_epoch"] for summary in summaries]))
+    shares, rates = zip(*(classify(chosen.work, seed, chosen.originals) for seed in range(chosen.seeds)), strict=True)
+    print("originals right:", spread([100 * share for share in shares]), "%")
+    print("photos a second, start of the program included:", spread(rates))
+
+
+if __name__ == "__main__":
+    main()
