@@ -642,17 +642,19 @@ def five_convolutions(size):
     """The tutorial's net: (N, size, size, 3) in 0..1 -> (N, 1), the probability of the second class.
 
     Five times a 3x3 convolution and a 2x2 maximum: the maps get smaller (148 to 2 pixels), their number grows (32 to
-    256). 1,061,313 parameters for size 150.
+    256). 1,061,313 parameters for size 150. Weights start as He et al. (2015, arXiv:1502.01852) derive for rectified
+    layers: with Keras' default the signal fades on its way up, and the net guesses for its first epochs.
     """
     from keras import Input, Sequential, layers
 
+    start = {"activation": "relu", "kernel_initializer": "he_normal"}
     model = Sequential([Input((size, size, 3))], name="five_convolutions")
     for i, filters in enumerate((32, 64, 128, 128, 256)):
-        model.add(layers.Conv2D(filters, 3, activation="relu", name=f"conv2d_{i}"))
+        model.add(layers.Conv2D(filters, 3, name=f"conv2d_{i}", **start))
         model.add(layers.MaxPooling2D(2, name=f"max_pooling2d_{i}"))
     model.add(layers.Flatten(name="flatten"))
     model.add(layers.Dropout(0.5, name="dropout"))
-    model.add(layers.Dense(512, activation="relu", name="dense_0"))
+    model.add(layers.Dense(512, name="dense_0", **start))
     model.add(layers.Dense(1, activation="sigmoid", dtype="float32", name="dense_1"))
     return model
 
@@ -736,14 +738,17 @@ def best_epoch(history):
     return int(np.nanargmin(history["val_loss"])) + 1
 
 
-def overfitted_from(history):
-    """The epoch, counted from 1, from which training went on to no good; None if that cannot be said.
+def overfitted_from(history, span=5):
+    """The epoch, counted from 1, from which training did harm: the one after the best. None if that cannot be said.
 
-    The epoch after the best one, provided that at least three followed it, their training loss being lower on average.
+    Said when at least `span` epochs followed the best one, their training loss was lower on average, and yet the last
+    `span` have a higher validation loss (in the median, for it jumps) than the `span` up to the best one.
     """
     best = best_epoch(history)
-    later = history["loss"][best:]
-    return best + 1 if len(later) >= 3 and np.mean(later) < history["loss"][best - 1] else None
+    later, losses = history["loss"][best:], history["val_loss"]
+    if len(later) < span or np.mean(later) >= history["loss"][best - 1]:
+        return None
+    return best + 1 if np.median(losses[-span:]) > np.median(losses[max(0, best - span) : best]) else None
 
 
 # ======================================================================================================================

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import make_dataset
 
 import CatDogClassifier as program
 from CatDogClassifier import affine_rows, draw_affines, make_batches, warp
+from conftest import make_dataset
 
 SIZE = 12
 STILL = {"turn": 0.0, "down": 0.0, "right": 0.0, "shear": 0.0, "zoom_y": 1.0, "zoom_x": 1.0, "mirror": False}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_dataset, python, quick, tint
 from PIL import Image
 
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier, DatasetError, Prediction, UsageError
+from conftest import make_dataset, python, quick, tint
 
 
 def test_importing_the_module_imports_neither_tensorflow_nor_matplotlib():

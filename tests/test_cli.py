@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import REPO, make_dataset, python, tint
 
 import CatDogClassifier as program
+from conftest import REPO, make_dataset, python, tint
 
 PROGRAM = REPO / "CatDogClassifier.py"
 

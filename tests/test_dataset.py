@@ -5,13 +5,13 @@ import random
 import subprocess
 import sys
 
-import draw_dataset
 import numpy as np
 import pytest
-from conftest import REPO
 from PIL import Image
 
 import CatDogClassifier as program
+import draw_dataset
+from conftest import REPO
 
 DATASET = REPO / "dataset"
 

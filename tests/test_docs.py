@@ -6,9 +6,9 @@ import shlex
 import tomllib
 
 import pytest
-from conftest import REPO
 
 import CatDogClassifier as program
+from conftest import REPO
 
 SOURCE = (REPO / "CatDogClassifier.py").read_text()
 README = (REPO / "README.md").read_text()

@@ -39,8 +39,8 @@ def test_smoothing_is_the_tutorials():
     assert smooth([2.0, 4.0], factor=0.5) == [2.0, 3.0]
 
 
-HISTORY = {"acc": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95], "loss": [0.7, 0.6, 0.5, 0.4, 0.3, 0.2],
-           "val_acc": [0.5, 0.6, 0.65, 0.64, 0.63, 0.62], "val_loss": [0.7, 0.6, 0.55, 0.6, 0.7, 0.8]}
+HISTORY = {"acc": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.96, 0.97], "loss": [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05],
+           "val_acc": [0.5, 0.6, 0.65, 0.64, 0.63, 0.62, 0.61, 0.6], "val_loss": [0.7, 0.6, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0]}
 
 
 def test_the_best_epoch_has_the_lowest_validation_loss():
@@ -48,10 +48,12 @@ def test_the_best_epoch_has_the_lowest_validation_loss():
     assert best_epoch({"val_loss": [float("nan"), 2.0, 1.0, float("nan")]}) == 3
 
 
-def test_overfitting_starts_after_the_best_epoch_when_training_goes_on_improving():
+def test_overfitting_starts_after_the_best_epoch_when_validation_turns_worse_while_training_improves():
     assert overfitted_from(HISTORY) == 4
-    assert overfitted_from({**HISTORY, "val_loss": [0.7, 0.6, 0.5, 0.4, 0.3, 0.2]}) is None  # still improving
-    assert overfitted_from({**HISTORY, "loss": [0.7, 0.6, 0.5, 0.6, 0.6, 0.6]}) is None  # worse at both
+    assert overfitted_from({**HISTORY, "val_loss": [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]}) is None  # still improving
+    assert overfitted_from({**HISTORY, "loss": [0.7, 0.6, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6]}) is None  # worse at both
+    assert overfitted_from({**HISTORY, "val_loss": [0.9, 0.9, 0.55, 0.6, 0.7, 0.6, 0.7, 0.6]}) is None  # a lucky epoch
+    assert overfitted_from({**HISTORY, "val_loss": [0.9, 0.8, 0.7, 0.6, 0.5, 0.6, 0.7, 0.8]}) is None  # too early to say
 
 
 @pytest.mark.parametrize(("name", "title"), [("acc", "Accuracy"), ("loss", "Loss")])
@@ -61,7 +63,7 @@ def test_the_curves_show_the_history_and_mark_the_best_epoch(name, title):
     dots = lines["training"]
     assert dots.get_marker() == "o"
     assert dots.get_linestyle() == "None"
-    assert list(dots.get_xdata()) == [1, 2, 3, 4, 5, 6]
+    assert list(dots.get_xdata()) == list(range(1, 9))
     assert list(dots.get_ydata()) == HISTORY[name]
     assert list(lines["validation"].get_ydata()) == HISTORY[f"val_{name}"]
     assert list(lines["validation, smoothed"].get_ydata()) == smooth(HISTORY[f"val_{name}"])

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import python
 
 import CatDogClassifier as program
 from CatDogClassifier import Settings, build_model, describe_gpu
+from conftest import python
 
 # Layer, output shape without the batch, parameters: the summary that the tutorial prints.
 TUTORIAL = [
