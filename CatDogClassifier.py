@@ -319,6 +319,7 @@ def read_photo(path, size):
 def open_regular(path):
     """Open a file for reading, but no folder and nothing that could block for ever (a pipe, a socket, a device)."""
     if os.path.isdir(path):  # Windows cannot open a folder to look at it
+        os.scandir(path).close()  # a folder that may not be looked into says so
         raise PhotoError("a folder, not a photo")
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
@@ -813,6 +814,13 @@ class Training:
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # told apart by the colour-blind too (Okabe and Ito, 2008)
 
 
+def pack_figure(figure):
+    """A Figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
 def draw_curves(history, name, title):
     """A matplotlib Figure of one measure over the epochs: training as dots, validation as a line, smoothed over it.
 
@@ -833,6 +841,7 @@ def draw_curves(history, name, title):
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend()
+    figure._repr_png_ = functools.partial(pack_figure, figure)  # what a notebook shows, even without pyplot
     return figure
 
 
@@ -866,7 +875,7 @@ def write_whole(path, content):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise WriteError(f"cannot write {path}: {reason(error)}", "Free some space or name another place") from None
+        raise WriteError(f"cannot write {path}: {reason(error)}", "Name another place with --weights") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -952,13 +961,6 @@ def pack_history(history):
     table.writerow(["epoch", *history])
     table.writerows([epoch, *row] for epoch, row in enumerate(zip(*history.values(), strict=True), start=1))
     return text.getvalue().encode()
-
-
-def pack_figure(figure):
-    """A Figure as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
 # ======================================================================================================================

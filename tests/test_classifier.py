@@ -1,5 +1,6 @@
 """Room 11: the class learns what can be learned and nothing else, keeps the best, and answers in rows."""
 
+import contextlib
 import csv
 import os
 import shutil
@@ -217,6 +218,31 @@ def test_a_bad_photo_is_a_row_among_the_others_in_order(trained, tmp_path):
     assert [os.path.basename(row.path) for row in rows] == [f"{number}.png" for number in range(70)]
     assert rows[5] == Prediction(str(tmp_path / "5.png"), error="not a photo that can be read (JPEG, PNG, GIF, BMP, WEBP)")
     assert [row.label for i, row in enumerate(rows) if i != 5] == ["dog" if i % 3 else "cat" for i in range(70) if i != 5]
+
+
+@contextlib.contextmanager
+def somebody_else():
+    """Not root for a while: permissions do not bind root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_a_photo_or_folder_without_permission_is_a_row(trained, tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "closed").mkdir()
+    tint("cat", np.random.default_rng(0)).save(tmp_path / "open" / "secret.png")
+    for path in (tmp_path / "open" / "secret.png", tmp_path / "closed"):
+        path.chmod(0)
+    with somebody_else():
+        rows = trained.predict([tmp_path / "open" / "secret.png", *program.list_photos(tmp_path / "closed")])
+    assert [row.error for row in rows] == ["cannot be read: Permission denied"] * 2
 
 
 def test_training_and_prediction_see_the_same_pixels(dataset, tmp_path, monkeypatch, trained):

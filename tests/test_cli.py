@@ -138,12 +138,6 @@ def test_usage_errors_exit_with_2(run, arguments):
     assert "usage" in err
 
 
-@pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="permissions do not bind here")
-def test_no_permission_is_a_row_and_an_error(run, photos, weights, tmp_path):
-    (photos / "猫.jpg").chmod(0)
-    assert run("-f", photos / "猫.jpg", "--weights", weights)[2] == f"{photos / '猫.jpg'}: cannot be read: Permission denied\n"
-
-
 @pytest.mark.parametrize("arguments", [["-h"], ["--version"], ["-f", "."], ["--epochs", "0"], ["-d", "none"], ["--dataset", "none"]])
 def test_help_version_and_mistakes_answer_before_tensorflow_is_imported(arguments):
     code = ("import sys, CatDogClassifier as p\ntry: p.main(sys.argv[1:])\nexcept SystemExit: pass\n"

@@ -69,3 +69,7 @@ def test_the_curves_show_the_history_and_mark_the_best_epoch(name, title):
     assert list(lines["validation, smoothed"].get_ydata()) == smooth(HISTORY[f"val_{name}"])
     assert lines["best epoch: 3"].get_xdata()[0] == 3
     assert title in axes.get_title()
+
+
+def test_a_notebook_can_show_the_figure_by_itself():
+    assert draw_curves(HISTORY, "acc", "Accuracy")._repr_png_().startswith(b"\x89PNG")
