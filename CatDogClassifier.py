@@ -565,7 +565,9 @@ def make_batches(photos, labels, batch_size, rng=None, augment=False):
     signature = tuple(tf.TensorSpec(shape, dtype) for shape, dtype in shapes.items())
     batches = tf.data.Dataset.from_generator(draw, output_signature=signature)
     batches = batches.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
-    return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread can hold up the end of an epoch for seconds
+    return batches.map(finish, num_parallel_calls=os.cpu_count()).prefetch(2).with_options(options)
 
 
 # ======================================================================================================================
