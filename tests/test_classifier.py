@@ -113,8 +113,8 @@ def saved_epoch(path):
 
 
 def test_the_best_epoch_is_saved_not_the_last(dataset, tmp_path, monkeypatch):
-    classifier = quick(tmp_path, epochs=5)
-    Script(monkeypatch, [0.9, 0.4, 0.6, 0.7, 0.8])
+    classifier = quick(tmp_path, epochs=8)
+    Script(monkeypatch, [0.9, 0.4, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9])
     classifier.train(dataset)
     assert saved_epoch(tmp_path / "net.h5") == 1
     assert int(classifier.model.get_weights()[-1][0]) == 1
