@@ -77,7 +77,7 @@ MAX_PIXELS = 100_000_000  # to decode; a larger JPEG is decoded at a fraction of
 DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped drawings
 
 INSTALL = "Run: pip install -r requirements.txt"
-REAL_PHOTOS = "To bring in real ones: python CatDogClassifier.py --prepare FOLDER_OF_PHOTOS --dataset NEW"
+REAL_PHOTOS = "To bring in real ones: python CatDogClassifier.py --prepare FOLDER --dataset NEW"
 
 # The tutorial's ImageDataGenerator; its shear_range is in degrees.
 ROTATION, SHIFT, SHEAR, ZOOM = math.radians(40), 0.2, math.radians(0.2), 0.2
@@ -805,9 +805,9 @@ class Training:
         """Print the scores of an epoch, keep it if it is the best so far, stop when patience has run out."""
         self.seconds.append(time.monotonic() - self.epoch_started)
         better = logs["val_loss"] < self.best
-        scores = "  ".join(f"{name} {logs[name]:.4f}" for name in ("loss", "acc", "val_loss", "val_acc"))
-        mark = "  best so far" if better else ""
-        self.console.say(f"epoch {epoch + 1:3}/{self.last}  {self.seconds[-1]:5.1f} s  {scores}{mark}")
+        scores = "  ".join(f"{name} {logs[name]:.3f}" for name in ("loss", "acc", "val_loss", "val_acc"))
+        mark = "  best" if better else ""
+        self.console.say(f"epoch {epoch + 1:2}/{self.last} {self.seconds[-1]:5.1f} s  {scores}{mark}")
         if better:
             self.best, self.best_epoch, self.weights = logs["val_loss"], epoch, self.model.get_weights()
             self.keep()
@@ -1063,11 +1063,11 @@ class CatDogClassifier:
     def _announce(self):
         """Say what starts, where, and how to stop it."""
         if self.drawings:
-            self.console.say("These are drawings: a net trained on them knows nothing of photographs. " + REAL_PHOTOS)
+            self.console.say("These are drawings: a net trained on them knows nothing of photographs.\n" + REAL_PHOTOS)
         policy = self.model.layers[0].dtype_policy.name
         self.console.say(
             f"Training to tell {' from '.join(self.classes)} on the {self.device.name}, {policy}, "
-            f"{self.settings.epochs} epochs at most. Ctrl-C stops and keeps the best so far."
+            f"{self.settings.epochs} epochs at most.\nCtrl-C stops and keeps the best so far."
         )
 
     def _finish(self, directory, training):
@@ -1253,7 +1253,7 @@ def print_summary(summary, files):
     print(f"on           {summary['device']}, {summary['precision']}")
     print("saved        " + "\n             ".join(files))
     if summary["drawings"]:
-        print("Trained on drawings, it knows nothing of photographs. " + REAL_PHOTOS)
+        print("Trained on drawings, it knows nothing of photographs.\n" + REAL_PHOTOS)
 
 
 def classify(classifier, arguments, paths, total=None):
@@ -1269,7 +1269,7 @@ def classify(classifier, arguments, paths, total=None):
             console.bar("classifying", counts.total(), total, started)
     console.clear()
     if classifier.drawings:
-        console.say("This net was trained on drawings: it knows nothing of photographs. " + REAL_PHOTOS)
+        console.say("This net was trained on drawings: it knows nothing of photographs.\n" + REAL_PHOTOS)
     if counts.total() != 1:
         names = [*classifier.classes, "unreadable"]
         console.say(f"{counts.total()} files: " + ", ".join(f"{counts[name]} {name}" for name in names))

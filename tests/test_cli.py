@@ -211,7 +211,7 @@ def test_ctrl_c_saves_the_best_epoch_and_exits_with_130(dataset, tmp_path):
         [sys.executable, PROGRAM, "--dataset", dataset, "--weights", tmp_path / "net.h5", "--epochs", "1000", "--patience", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
-        if line.startswith("epoch   2"):
+        if line.startswith("epoch  2"):
             break
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
