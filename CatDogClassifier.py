@@ -69,6 +69,7 @@ __version__ = "1.0"
 # ======================================================================================================================
 
 SPLITS = ("train", "validation", "test")
+SPLIT = "0.8,0.1,0.1"  # of each class, unless --split says otherwise
 SPLIT_ALIASES = {"val": "validation", "valid": "validation"}
 CLASS_ALIASES = {"cats": "cat", "dogs": "dog"}
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}  # as are all names that begin with a dot
@@ -196,22 +197,27 @@ class Console:
         self.clear()
         print(text, file=sys.stderr, flush=True)
 
-    def bar(self, label, done, total, started, tail=""):
-        """Draw `label [###---] 42 %  1:07 left  tail`, at most ten times a second."""
-        now = time.monotonic()
-        if self.quiet or not sys.stderr.isatty() or (now - self.drawn < 0.1 and done < total):
+    def status(self, text):
+        """Draw a line on the terminal that the next one takes the place of."""
+        if self.quiet or not sys.stderr.isatty():
             return
-        left = clock((now - started) / max(done, 1) * (total - done))
-        marks = "#" * (20 * done // max(total, 1))
-        line = f"{label} [{marks:-<20}] {100 * done // max(total, 1):3} %  {left} left  {tail}"
-        line = line[: shutil.get_terminal_size().columns - 1]
-        print(f"\r{line:<{self.width}}", end="", file=sys.stderr, flush=True)
-        self.width, self.drawn = len(line), now
+        text = text[: shutil.get_terminal_size().columns - 3]
+        print(f"\r{text:<{self.width}}", end="", file=sys.stderr, flush=True)
+        self.width, self.drawn = len(text), time.monotonic()
+
+    def bar(self, label, done, total, started, tail=""):
+        """Draw `label [###---] 42 %  1:07 left  tail`, ten times a second and when it was taken away."""
+        now = time.monotonic()
+        if self.width and now - self.drawn < 0.1 and done < total:
+            return
+        left = clock((now - started) / done * (total - done)) + " left" if done and now - started > 1 else ""
+        marks = "#" * (20 * done // total)
+        self.status(f"{label} [{marks:-<20}] {100 * done // total:3} %  {left}  {tail}")
 
     def clear(self):
-        """Take the bar away, so that a line can be printed in its place."""
+        """Take the line away, and the ^C that Ctrl-C may have left behind it."""
         if self.width:
-            print(f"\r{'':{self.width}}\r", end="", file=sys.stderr, flush=True)
+            print(f"\r{'':{self.width + 2}}\r", end="", file=sys.stderr, flush=True)
         self.width = 0
 
 
@@ -269,8 +275,11 @@ def list_split(dataset, split, known=None):
     layout = f"Expected {dataset}/{{train,validation,test}}/{{cat,dog}}/*.jpg; --prepare SOURCE --dataset NEW makes it"
     if not os.path.isdir(dataset):
         raise DatasetError(f"there is no dataset folder {dataset}", layout)
+    folders = subfolders(dataset, SPLIT_ALIASES).get(split)
+    if not folders:
+        raise DatasetError(f"{dataset} has no folder {split}", layout)
     classes = {}
-    for folder in subfolders(dataset, SPLIT_ALIASES).get(split, []):
+    for folder in folders:
         for name, paths in subfolders(folder, CLASS_ALIASES).items():
             classes.setdefault(name, []).extend(photo for path in paths for photo in list_photos(path))
     check_classes(f"{dataset}/{split}", classes, layout)
@@ -428,6 +437,8 @@ def plan_dataset(sources, split):
             ends = [int(end * len(photos) + 1e-9) for end in ends]
         if ends[-1] > len(photos):
             raise DatasetError(f"--split needs {ends[-1]} photos of {name}, but there are {len(photos)}")
+        if not 0 < ends[0] < ends[1]:
+            raise DatasetError(f"--split leaves no {name} of {len(photos)} to train on or to validate", "Add photos")
         for part, start, end in zip(SPLITS, [0, *ends], ends, strict=False):
             for photo in photos[start:end]:
                 target = Path(part, name, photo.name)
@@ -1004,7 +1015,10 @@ class CatDogClassifier:
     @functools.cached_property
     def device(self):
         """The Device in use; the first look at it starts TensorFlow."""
-        return start_tensorflow(self.settings)
+        self.console.status("starting TensorFlow ...")
+        device = start_tensorflow(self.settings)
+        self.console.clear()
+        return device
 
     def load_data(self, directory=None):
         """The training and the validation photos of a dataset, as batches for `model.fit`.
@@ -1054,6 +1068,7 @@ class CatDogClassifier:
                             keep=lambda: self.save_weights(first=next(saves) == 0))
         training.run(train, validation)
         if not training.seconds:
+            self.console.warn("Stopped before the first epoch was over: nothing was saved.")
             raise KeyboardInterrupt
         if math.isinf(training.best):
             raise TrainingError("the loss is not a number in any epoch", "Try a smaller --learning-rate")
@@ -1064,10 +1079,10 @@ class CatDogClassifier:
         """Say what starts, where, and how to stop it."""
         if self.drawings:
             self.console.say("These are drawings: a net trained on them knows nothing of photographs.\n" + REAL_PHOTOS)
-        policy = self.model.layers[0].dtype_policy.name
         self.console.say(
-            f"Training to tell {' from '.join(self.classes)} on the {self.device.name}, {policy}, "
-            f"{self.settings.epochs} epochs at most.\nCtrl-C stops and keeps the best so far."
+            f"Training to tell {' from '.join(self.classes)}, on the {self.device.name} in "
+            f"{self.model.layers[0].dtype_policy.name}; epochs: at most {self.settings.epochs}.\n"
+            "Ctrl-C stops and keeps the best so far."
         )
 
     def _finish(self, directory, training):
@@ -1102,7 +1117,8 @@ class CatDogClassifier:
         """Take the weights of a file instead of training: ours, or the tutorial's of Keras 2. Raises WeightsError."""
         path = path or self.settings.weights
         if not os.path.exists(path):
-            raise WeightsError(f"there are no weights at {path}", "Train first: python CatDogClassifier.py")
+            fix = "Train first (python CatDogClassifier.py), or name others with --weights"
+            raise WeightsError(f"there are no weights at {path}", fix)
         model = self.createModel()
         self.facts = {"classes": ["cat", "dog"], "drawings": False, **unpack_weights(path, model)}
         self.classes, self.drawings = tuple(self.facts["classes"]), bool(self.facts["drawings"])
@@ -1184,12 +1200,14 @@ class CatDogClassifier:
 
 EXAMPLES = """\
 examples:
-  python CatDogClassifier.py                                  train on dataset/
-  python CatDogClassifier.py -f photo.jpg                     classify a photo
-  python CatDogClassifier.py -d holiday --csv > answers.csv   classify a folder
-  find . -name '*.jpg' | python CatDogClassifier.py -         classify the paths on stdin
-  python CatDogClassifier.py --prepare Downloads/train --split 1000,500,500 --dataset pets
-  python CatDogClassifier.py --dataset pets                   train on photos of your own
+  python CatDogClassifier.py                           train on dataset/
+  python CatDogClassifier.py -f photo.jpg              classify a photo
+  python CatDogClassifier.py -d holiday                classify a folder
+  python CatDogClassifier.py -d holiday --csv > a.csv  the same, into a file
+  find . -name '*.jpg' | python CatDogClassifier.py -  the paths on stdin
+  python CatDogClassifier.py --prepare photos --dataset pets
+                                                       get your own photos in
+  python CatDogClassifier.py --dataset pets            train on them
 """
 
 
@@ -1210,8 +1228,8 @@ def build_parser():
     group = parser.add_argument_group("options")
     for setting in fields(Settings):
         add_setting(group, setting)
-    group.add_argument("--split", default="0.8,0.1,0.1", metavar="T,V,T",
-                       help="--prepare: train, validation, test; photos per class or shares (default: %(default)s)")
+    group.add_argument("--split", metavar="T,V,T", help="--prepare: photos per class, or shares, to train, to validate "
+                       f"and to test (default: {SPLIT})")
     group.add_argument("--show", action="store_true", help="show the curves in windows after training")
     formats = group.add_mutually_exclusive_group()
     formats.add_argument("--json", action="store_const", dest="style", const="json", help="print JSON Lines")
@@ -1245,24 +1263,27 @@ def train(classifier, arguments):
 def print_summary(summary, files):
     """The outcome of a training in a few lines for people."""
     over, pace = summary["overfitted_from"], summary["seconds_per_epoch"]
-    print(f"best epoch   {summary['best_epoch']} of {summary['epochs']}, {summary['ending']}; "
-          + (f"over-fitted from epoch {over}" if over else "no over-fitting seen"))
+    over = f"; over-fitted from epoch {over}" if over else ""
+    print(f"best epoch   {summary['best_epoch']} of {summary['epochs']}, {summary['ending']}{over}")
     print(f"validation   {score_line(summary['validation'])}")
     print(f"test         {score_line(summary['test']) if summary['test'] else 'no test photos'}")
     print(f"time         {clock(summary['seconds'])} in all, {pace:.1f} s an epoch")
     print(f"on           {summary['device']}, {summary['precision']}")
     print("saved        " + "\n             ".join(files))
     if summary["drawings"]:
-        print("Trained on drawings, it knows nothing of photographs.\n" + REAL_PHOTOS)
+        print("Trained on drawings, it knows nothing of photographs.")
+    if summary["validation"]["interval"][0] <= 0.5:
+        print("No better than guessing so far: it needs more epochs, or more photos.")
 
 
 def classify(classifier, arguments, paths, total=None):
     """Print one line per photo as soon as it is known; exit code 1 when some could not be read."""
-    console, started = classifier.console, time.monotonic()
-    write = ROW_WRITERS[arguments.style](classifier)
-    counts = collections.Counter()
+    write, console = ROW_WRITERS[arguments.style](classifier), classifier.console
+    classifier.predictor  # noqa: B018 (loading it is no part of the time that is left)
+    counts, started = collections.Counter(), time.monotonic()
     for row in classifier.predict_each(paths):
-        console.clear()
+        if sys.stdout.isatty():
+            console.clear()
         write(row)
         counts[row.label or "unreadable"] += 1
         if total:
@@ -1341,7 +1362,7 @@ def classify_folder(classifier, arguments):
 
 def prepare(classifier, arguments):
     """--prepare: bring photos into the layout of a dataset."""
-    dataset, split = classifier.settings.dataset, parse_split(arguments.split)
+    dataset, split = classifier.settings.dataset, parse_split(arguments.split or SPLIT)
     counts = prepare_dataset(arguments.prepare, dataset, split, classifier.console)
     print(f"{dataset}: " + ", ".join(f"{count} {part}" for part, count in counts.items()) + " photos")
     classifier.console.say(f"Train on them with: python CatDogClassifier.py --dataset {dataset}")
@@ -1369,7 +1390,9 @@ def run(arguments):
     elif arguments.paths:
         raise UsageError(f"it is not clear what to do with {arguments.paths[0]}", "Say -f for photos, -d for a folder")
     classifier = CatDogClassifier(**{setting.name: getattr(arguments, setting.name) for setting in fields(Settings)})
-    asked = [action for name, action in ACTIONS.items() if getattr(arguments, name)]
+    asked = [action for name, action in ACTIONS.items() if getattr(arguments, name) not in (None, False)]
+    if arguments.split and asked != [prepare]:
+        raise UsageError("--split goes with --prepare SOURCE")
     return (asked or [train])[0](classifier, arguments)
 
 

@@ -113,7 +113,11 @@ def test_names_that_are_no_text_or_hold_newlines_stay_on_one_line(photos, weight
         (["--prepare", "none", "--dataset", "new"], 1, "no folder none"),
         (["--prepare", "data/train"], 1, "dataset already holds other files"),
         (["--prepare", "data/train", "--dataset", "new", "--split", "1,2"], 2, "--split 1,2 must name three parts"),
-        (["--prepare", "data/train", "--dataset", "new", "--split", "9,9,9"], 1, "needs 27 photos of cat, but there are 2"),
+        (["--prepare", "data/train", "--dataset", "new", "--split", "9,9,9"], 1, "needs 27 photos of cat, but there are 10"),
+        (["--prepare", "data/validation", "--dataset", "new"], 1, "leaves no cat of 2 to train on or to validate"),
+        (["--prepare", "", "--dataset", "new"], 1, "there is no folder"),
+        (["--split", "1,1,1"], 2, "--split goes with --prepare"),
+        (["--dataset", "empty"], 1, "empty has no folder train. Expected empty/{train,validation,test}/{cat,dog}"),
         (["--prepare", "data/train", "--dataset", "data/train/new"], 1, "never changed. Name a new folder: --dataset NEW"),
     ],
 )
@@ -123,7 +127,7 @@ def test_every_mistake_gets_one_line_with_the_remedy(run, tmp_path, monkeypatch,
     (tmp_path / "file.txt").write_text("text")
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "mine.txt").touch()
-    make_dataset("data", {"train": 2, "validation": 2})
+    make_dataset("data", {"train": 10, "validation": 2})
     got, out, err = run(*arguments)
     assert (got, out) == (code, "")
     assert words in err
@@ -185,6 +189,11 @@ def test_prepare_then_train_as_the_readme_says(run, tmp_path, monkeypatch):
     assert run("--dataset", "pets", "--epochs", "1", "-q")[0] == 0
     assert os.path.exists("CatDogClassifier_model.h5")
     assert run("-f", "pets/test/cat/cat.6.png")[0] == 0
+
+
+def test_a_net_that_only_guesses_is_not_praised(run, dataset, tmp_path):
+    _, out, _ = run("--dataset", dataset, "--weights", tmp_path / "n.h5", "--epochs", "1", "--learning-rate", "1e-9", "-q")
+    assert "No better than guessing" in out
 
 
 def test_show_without_a_display_says_so_and_goes_on(dataset, tmp_path):
