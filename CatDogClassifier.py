@@ -71,10 +71,11 @@ __version__ = "1.0"
 SPLITS = ("train", "validation", "test")
 SPLIT = "0.8,0.1,0.1"  # of each class, unless --split says otherwise
 SPLIT_ALIASES = {"val": "validation", "valid": "validation"}
+SPLIT_FOLDERS = {*SPLITS, *SPLIT_ALIASES, "test1"}  # test1: Kaggle's photos without labels
 CLASS_ALIASES = {"cats": "cat", "dogs": "dog"}
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}  # as are all names that begin with a dot
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-MAX_PIXELS = 100_000_000  # to decode; a larger JPEG is decoded at a fraction of its size
+MAX_PIXELS = 100_000_000  # to decode; JPEGs that are larger, up to Pillow's own limit, at a fraction of their size
 DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped drawings
 
 INSTALL = "Run: pip install -r requirements.txt"
@@ -300,7 +301,7 @@ def check_classes(where, classes, fix):
 
 # All that Pillow's readers are known to raise on damaged data; a Python exception there is a refusal, not a bug.
 UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError, OverflowError,
-              NotImplementedError, AttributeError, struct.error, Image.DecompressionBombError)
+              NotImplementedError, AttributeError, struct.error)
 
 ORIENTATIONS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
                 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -321,6 +322,8 @@ def read_photo(path, size):
                 raise PhotoError(f"too large: {image.width} x {image.height} pixels")
             photo = to_rgb(upright(image)).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
             return np.asarray(photo)
+    except Image.DecompressionBombError:
+        raise PhotoError(f"too large: more than {2 * Image.MAX_IMAGE_PIXELS} pixels") from None
     except Image.UnidentifiedImageError:
         raise PhotoError(f"not a photo that can be read ({', '.join(PHOTO_FORMATS)})") from None
     except UNREADABLE as error:
@@ -416,12 +419,14 @@ def find_sources(source):
         raise DatasetError(f"there is no folder {source}", "--prepare takes the folder that holds your photos")
     found = {}
     for path in sorted(Path(source).iterdir(), key=lambda path: natural_key(path.name)):
-        labelled = re.fullmatch(r"([^\W\d_]+)\.\d+\.\w+", path.name)
+        labelled = re.fullmatch(r"([^\W\d_]+)[._-]\d+\.\w+", path.name)
         if labelled and path.is_file():
             name = labelled[1].lower()
             found.setdefault(CLASS_ALIASES.get(name, name), []).append(path)
     if not found:
         for name, folders in subfolders(source, CLASS_ALIASES).items():
+            if name in SPLIT_FOLDERS:
+                raise DatasetError(f"{folders[0]} is no class", "Name the folder with the photos: SOURCE/train")
             found[name] = [Path(photo) for folder in folders for photo in list_photos(folder)]
     layouts = "--prepare takes a folder of cat.0.jpg, dog.0.jpg, ... or one with a folder per class, Cat/ and Dog/"
     check_classes(source, found, layouts)
@@ -451,8 +456,9 @@ def plan_dataset(sources, split):
 def check_target(plan, source, dataset):
     """Raise DatasetError unless the dataset folder is new, or a part of just this plan."""
     dataset, fix = Path(dataset), "Name a new folder: --dataset NEW"
-    if dataset.resolve().is_relative_to(Path(source).resolve()):
-        raise DatasetError(f"{dataset} lies inside {source}, which is never changed", fix)
+    for folder in (dataset, *{dataset / target.parent for target in plan}):  # any of which may be a link
+        if folder.resolve().is_relative_to(Path(source).resolve()):
+            raise DatasetError(f"{folder} lies inside {source}, which is never changed", fix)
     if dataset.exists() and not dataset.is_dir():
         raise DatasetError(f"{dataset} is a file", fix)
     for folder, _, names in os.walk(dataset):
@@ -525,23 +531,23 @@ def draw_affines(rng, count, size):
         return rng.uniform(middle - limit, middle + limit, count)
 
     return affine_rows(
-        turn=spread(ROTATION), down=spread(SHIFT) * size, right=spread(SHIFT) * size, shear=spread(SHEAR),
-        zoom_y=spread(ZOOM, 1.0), zoom_x=spread(ZOOM, 1.0), mirror=rng.random(count) < 0.5, size=size,
+        turn=spread(ROTATION), right=spread(SHIFT) * size, down=spread(SHIFT) * size, shear=spread(SHEAR),
+        zoom_x=spread(ZOOM, 1.0), zoom_y=spread(ZOOM, 1.0), mirror=rng.random(count) < 0.5, size=size,
     )
 
 
-def affine_rows(turn, down, right, shear, zoom_y, zoom_x, mirror, size):
-    """One affine map per photo, as (N, 8) float32 rows for ImageProjectiveTransformV3: output pixel -> input pixel.
+def affine_rows(turn, right, down, shear, zoom_x, zoom_y, mirror, size):
+    """One affine map per photo, as (N, 8) float32 rows for ImageProjectiveTransformV3: output (x, y) -> input (x, y).
 
     rotation @ shift @ shear @ zoom about the middle of the photo, then the mirror, as in Keras' ImageDataGenerator
     (angles in radians, shifts in pixels), but in a single resampling: five times as fast and less blurred.
     """
     side = np.where(mirror, -1.0, 1.0)
-    yy, yx = np.cos(turn) * zoom_y, -np.sin(turn + shear) * zoom_x * side
-    xy, xx = np.sin(turn) * zoom_y, np.cos(turn + shear) * zoom_x * side
+    xx, xy = np.cos(turn) * zoom_x * side, -np.sin(turn + shear) * zoom_y
+    yx, yy = np.sin(turn) * zoom_x * side, np.cos(turn + shear) * zoom_y
     middle = (size - 1) / 2
-    x0 = np.sin(turn) * down + np.cos(turn) * right + middle * (1 - xx - xy)
-    y0 = np.cos(turn) * down - np.sin(turn) * right + middle * (1 - yx - yy)
+    x0 = np.cos(turn) * right - np.sin(turn) * down + middle * (1 - xx - xy)
+    y0 = np.sin(turn) * right + np.cos(turn) * down + middle * (1 - yx - yy)
     zero = np.zeros_like(x0)
     return np.stack([xx, xy, x0, yx, yy, y0, zero, zero], axis=-1).astype(np.float32)
 
@@ -595,7 +601,7 @@ def hushed(quiet=True):
 
     What was written is shown after all when the block fails.
     """
-    if not quiet:
+    if not quiet or sys.stderr is None:
         yield
         return
     saved, failed = os.dup(2), True
@@ -633,6 +639,8 @@ def start_tensorflow(settings):
         except ModuleNotFoundError as error:
             raise CatDogError(f"{error.name} is not installed", INSTALL) from None
 
+        if not settings.verbose:
+            tf.get_logger().setLevel(logging.ERROR)
         gpus = tf.config.list_physical_devices("GPU")
         for gpu in gpus:
             with contextlib.suppress(RuntimeError):  # it is in use already, with whatever memory it has
@@ -750,20 +758,14 @@ def smooth(points, factor=0.8):
     return list(itertools.accumulate(points, lambda average, point: average * factor + point * (1 - factor)))
 
 
-def best_epoch(history):
-    """The epoch, counted from 1, of the lowest validation loss."""
-    return int(np.nanargmin(history["val_loss"])) + 1
-
-
-def overfitted_from(history, span=5):
-    """The epoch, counted from 1, from which training did harm: the one after the best. None if that cannot be said.
+def overfitted_from(history, best, span=5):
+    """The epoch from which training did harm: the one after the best; None if that cannot be said. Counted from 1.
 
     Said when at least `span` epochs followed the best one, their training loss was lower on average, and yet the last
     `span` have a higher validation loss (in the median, for it jumps) than the `span` up to the best one.
     """
-    best = best_epoch(history)
     later, losses = history["loss"][best:], history["val_loss"]
-    if len(later) < span or np.mean(later) >= history["loss"][best - 1]:
+    if not best or len(later) < span or np.mean(later) >= history["loss"][best - 1]:
         return None
     return best + 1 if np.median(losses[-span:]) > np.median(losses[max(0, best - span) : best]) else None
 
@@ -777,13 +779,15 @@ class Training:
     """One run of `model.fit`: shows its progress, remembers the best epoch, knows when to stop.
 
     `history` is the Keras History to go on with; `keep()` is called each time that the lowest validation loss so far,
-    `best`, is beaten. Afterwards `ending` says how it ended and `seconds` how long each epoch took.
+    `best`, is beaten. Afterwards `kept` is the epoch whose weights the model has, counted from 1, `ending` says how the
+    run ended and `seconds` how long each epoch took.
     """
 
-    def __init__(self, model, history, settings, console, keep, best=math.inf):
+    def __init__(self, model, history, settings, console, keep, best=math.inf, kept=0):
         self.model, self.history, self.settings, self.console, self.keep = model, history, settings, console, keep
-        self.best, self.weights, self.seconds, self.ending = best, model.get_weights(), [], "all epochs"
-        self.first = self.best_epoch = len(history.history.get("loss", []))  # epochs are counted from 0 here
+        self.best, self.kept, self.weights = best, kept, model.get_weights()
+        self.seconds, self.ending = [], "all epochs"
+        self.first = len(history.history.get("loss", []))  # fit counts epochs from 0
         self.last = self.first + settings.epochs
 
     def run(self, train, validation):
@@ -801,6 +805,7 @@ class Training:
             self.ending = "interrupted"
         self.console.clear()
         self.model.set_weights(self.weights)
+        self.history.epoch = list(range(len(self.history.history.get("loss", []))))  # fit forgets those of earlier runs
 
     def begin_epoch(self, epoch, logs):
         """Start the clock of an epoch."""
@@ -820,9 +825,9 @@ class Training:
         mark = "  best" if better else ""
         self.console.say(f"epoch {epoch + 1:2}/{self.last} {self.seconds[-1]:5.1f} s  {scores}{mark}")
         if better:
-            self.best, self.best_epoch, self.weights = logs["val_loss"], epoch, self.model.get_weights()
+            self.best, self.kept, self.weights = logs["val_loss"], epoch + 1, self.model.get_weights()
             self.keep()
-        elif self.settings.patience and epoch - self.best_epoch >= self.settings.patience:
+        elif self.settings.patience and epoch + 1 - max(self.kept, self.first) >= self.settings.patience:
             self.model.stop_training, self.ending = True, "stopped early"
 
 
@@ -840,10 +845,10 @@ def pack_figure(figure):
     return buffer.getvalue()
 
 
-def draw_curves(history, name, title):
+def draw_curves(history, name, title, best):
     """A matplotlib Figure of one measure over the epochs: training as dots, validation as a line, smoothed over it.
 
-    `history` is {"loss": [...], "val_loss": [...], ...}, `name` "acc" or "loss".
+    `history` is {"loss": [...], "val_loss": [...], ...}, `name` "acc" or "loss", `best` the best epoch, 0 for none.
     """
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports the making of its cache
     from matplotlib.figure import Figure
@@ -855,8 +860,8 @@ def draw_curves(history, name, title):
     axes.plot(epochs, history[name], "o", color=BLUE, markersize=5, label="training")
     axes.plot(epochs, history[f"val_{name}"], color=ORANGE, linewidth=1, alpha=0.6, label="validation")
     axes.plot(epochs, smooth(history[f"val_{name}"]), color=ORANGE, linewidth=2.5, label="validation, smoothed")
-    best = best_epoch(history)
-    axes.axvline(best, color=GREY, linestyle="--", linewidth=1, label=f"best epoch: {best}")
+    if best:
+        axes.axvline(best, color=GREY, linestyle="--", linewidth=1, label=f"best epoch: {best}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend()
@@ -885,7 +890,7 @@ def show_pictures(paths):
 
 def write_whole(path, content):
     """Write bytes to a file in one step: it holds the old content or the new, whatever happens. Raises WriteError."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays a link
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -896,14 +901,15 @@ def write_whole(path, content):
     except OSError as error:
         raise WriteError(f"cannot write {path}: {reason(error)}", "Name another place with --weights") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def check_writable(path):
     """Raise WriteError now rather than after an hour of training."""
-    path = Path(path)
-    if path.is_dir():
-        raise WriteError(f"cannot write {path}: it is a folder", "Name a file with --weights")
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise WriteError(f"cannot write {path}: it is no regular file", "Name a file with --weights")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -952,8 +958,11 @@ def unpack_weights(path, model):
             wanted = [(tuple(weight.shape), np.float32) for weight in model.weights]
             if [(array.shape, array.dtype) for array in stored] != wanted:
                 raise WeightsError(f"{path} holds the weights of another net", "Train anew, or name another --weights")
-            model.set_weights([array[()] for array in stored])
-            return read_facts(file)
+            facts, arrays = read_facts(file), [array[()] for array in stored]
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise WeightsError(f"{path} holds numbers that are not finite", "Train anew, or name another --weights")
+        model.set_weights(arrays)
+        return facts
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, UnicodeError) as error:
         raise WeightsError(f"{path} is not a weights file that can be read ({printable(error)})") from None
 
@@ -965,11 +974,16 @@ def stored_arrays(root):
 
 
 def read_facts(file):
-    """What a weights file says about its net; {} when it says nothing. Raises ValueError for nonsense."""
+    """What a weights file says about its net, with the tutorial's answers where it says nothing. Raises ValueError."""
     facts = json.loads(file.attrs.get("catdogclassifier", "{}"))
-    classes = facts.get("classes", ["cat", "dog"]) if isinstance(facts, dict) else None
-    if not (isinstance(classes, list) and len(classes) == 2 and all(isinstance(name, str) for name in classes)):
+    if not isinstance(facts, dict):
+        raise ValueError("what it says about itself is damaged")
+    facts = {"rung": "default", "classes": ["cat", "dog"], "drawings": False, **facts}
+    classes = facts["classes"]
+    if not (isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)):
         raise ValueError("its class names are damaged")
+    if len(classes) != 2 or classes != sorted(set(classes)) or facts["rung"] not in RUNGS:
+        raise ValueError("it is of a net that this program does not know")
     return facts
 
 
@@ -1002,15 +1016,21 @@ class CatDogClassifier:
     """A cat/dog classifier: train it on a folder, look at its curves, let it classify photos.
 
     Takes the fields of `Settings` as keywords: CatDogClassifier(epochs=10, weights="pets.h5"). `classes` are the names
-    of its answers, `model` the Keras model, `history` the Keras History of its training, `summary` the outcome of the
-    last one, `facts` what is known of the weights in the model: None while they are untrained.
+    of its answers, `model` the Keras model, `history` the Keras History of its training, `kept` the epoch of it whose
+    weights the model has, `summary` the outcome of the last training, `facts` what is known of the weights in the
+    model: None while they are untrained.
     """
 
     def __init__(self, **settings):
         self.settings = Settings(**settings)
         self.console = Console(self.settings.quiet)
-        self.rung, self.size, self.classes = "default", RUNGS["default"].size, ("cat", "dog")
-        self.model, self.history, self.summary, self.facts, self.drawings = None, None, {}, None, False
+        self.rung, self.size, self.classes, self.drawings = "default", RUNGS["default"].size, ("cat", "dog"), False
+        self._previous_kept, self._answering = False, None
+        self._take(None, None)
+
+    def _take(self, model, facts):
+        """Go on with this model, about whose weights this is known."""
+        self.model, self.facts, self.history, self.kept, self.summary = model, facts, None, 0, {}
 
     @functools.cached_property
     def device(self):
@@ -1027,7 +1047,7 @@ class CatDogClassifier:
         training photos are shuffled and augmented anew each epoch, the validation photos never. Raises DatasetError.
         """
         directory, settings = directory or self.settings.dataset, self.settings
-        train = list_split(directory, "train", self.facts and self.classes)
+        train = list_split(directory, "train", self.classes if self.facts else None)
         validation = list_split(directory, "validation", train)
         self.classes, self.drawings = tuple(train), any(is_drawing(photos[0]) for photos in train.values())
         photos, labels = load_photos(train, self.size, self.console)
@@ -1040,11 +1060,11 @@ class CatDogClassifier:
 
     def createModel(self):
         """A new, untrained net, compiled; see `five_convolutions`."""
-        policy = PRECISIONS.get(self.settings.precision, self.device.policy)
-        self.model = build_model(self.rung, self.settings, policy)
-        self.history, self.summary, self.facts = None, {}, None
-        vars(self).pop("predictor", None)
+        self._take(self._new_model(), None)
         return self.model
+
+    def _new_model(self):
+        return build_model(self.rung, self.settings, PRECISIONS.get(self.settings.precision, self.device.policy))
 
     def train(self, directory=None):
         """Train on a dataset and save the best epoch; returns the Keras History (loss, acc, val_loss, val_acc).
@@ -1057,23 +1077,30 @@ class CatDogClassifier:
         check_writable(self.settings.weights)
         train, validation = self.load_data(directory)
         model = self.model or self.createModel()
-        best = model.evaluate(validation, verbose=0)[0] if self.facts else math.inf
+        best = model.evaluate(validation, verbose=0)[0] if self._is_trained() else math.inf
         if self.history is None:
             from keras.callbacks import History
 
             self.history = History()
         self._announce()
-        saves = itertools.count()
-        training = Training(model, self.history, self.settings, self.console, best=best,
-                            keep=lambda: self.save_weights(first=next(saves) == 0))
+        self._previous_kept = False
+        training = Training(model, self.history, self.settings, self.console, self.save_weights, best, self.kept)
         training.run(train, validation)
-        if not training.seconds:
-            self.console.warn("Stopped before the first epoch was over: nothing was saved.")
-            raise KeyboardInterrupt
+        self.kept = training.kept
         if math.isinf(training.best):
-            raise TrainingError("the loss is not a number in any epoch", "Try a smaller --learning-rate")
+            self._nothing_to_keep(training)
         self._finish(directory, training)
         return self.history
+
+    def _is_trained(self):
+        """True when the weights in the model are worth keeping: read from a file, or trained, here or by hand."""
+        return self.facts is not None or (self.model is not None and int(self.model.optimizer.iterations) > 0)
+
+    def _nothing_to_keep(self, training):
+        if training.ending != "interrupted":
+            raise TrainingError("the loss is not a number in any epoch", "Try a smaller --learning-rate")
+        self.console.warn("Stopped before the first epoch was over: nothing was saved.")
+        raise KeyboardInterrupt
 
     def _announce(self):
         """Say what starts, where, and how to stop it."""
@@ -1086,26 +1113,26 @@ class CatDogClassifier:
         )
 
     def _finish(self, directory, training):
-        """After training: score the best epoch, save the weights once more with the scores, the history, the curves."""
+        """After training: write history and curves, score the best epoch, save it once more with what is now known."""
         history = self.history.history
-        vars(self).pop("predictor", None)
+        write_whole(beside(self.settings.weights, "_history.csv"), pack_history(history))
+        write_whole(beside(self.settings.weights, "_accuracy.png"), pack_figure(self.showAcc()))
+        write_whole(beside(self.settings.weights, "_loss.png"), pack_figure(self.showLoss()))
         self.summary = {
-            "best_epoch": best_epoch(history), "epochs": len(history["loss"]), "ending": training.ending,
-            "overfitted_from": overfitted_from(history), "validation": self._score(*self.validation),
+            "best_epoch": self.kept, "epochs": len(history["loss"]), "ending": training.ending,
+            "overfitted_from": overfitted_from(history, self.kept), "validation": self._score(*self.validation),
             "test": self._test_score(directory), "seconds": round(sum(training.seconds), 1),
             "seconds_per_epoch": round(float(np.median(training.seconds)), 2), "device": self.device.name,
             "precision": self.model.layers[0].dtype_policy.name, "drawings": self.drawings,
         }
         self.save_weights()
-        write_whole(beside(self.settings.weights, "_history.csv"), pack_history(history))
-        write_whole(beside(self.settings.weights, "_accuracy.png"), pack_figure(self.showAcc()))
-        write_whole(beside(self.settings.weights, "_loss.png"), pack_figure(self.showLoss()))
 
-    def save_weights(self, path=None, first=False):
-        """Write the weights with what is known of them; with `first`, keep a file that is there as NAME.previous.h5."""
-        path = Path(path or self.settings.weights)
-        if first and path.exists():
+    def save_weights(self):
+        """Write the weights with what is known of them; a file of an earlier training is kept as NAME.previous.h5."""
+        path = Path(self.settings.weights)
+        if not self._previous_kept and path.exists():
             write_whole(beside(path, f".previous{path.suffix}"), path.read_bytes())
+        self._previous_kept = True
         versions = {name: metadata.version(name) for name in ("keras", "numpy")}
         self.facts = {
             "program": f"CatDogClassifier {__version__}", "rung": self.rung, "classes": list(self.classes),
@@ -1119,8 +1146,8 @@ class CatDogClassifier:
         if not os.path.exists(path):
             fix = "Train first (python CatDogClassifier.py), or name others with --weights"
             raise WeightsError(f"there are no weights at {path}", fix)
-        model = self.createModel()
-        self.facts = {"classes": ["cat", "dog"], "drawings": False, **unpack_weights(path, model)}
+        model = self._new_model()
+        self._take(model, unpack_weights(path, model))
         self.classes, self.drawings = tuple(self.facts["classes"]), bool(self.facts["drawings"])
 
     def showAcc(self):
@@ -1134,19 +1161,20 @@ class CatDogClassifier:
     def _curves(self, name, title):
         if not (self.history and self.history.history):
             raise TrainingError("there are no curves to draw yet", "Call train() first")
-        return draw_curves(self.history.history, name, title)
+        return draw_curves(self.history.history, name, title, self.kept)
 
-    @functools.cached_property
+    @property
     def predictor(self):
         """The net that answers: the trained weights in float32, unless another precision was asked for."""
-        if self.facts is None:
+        if not self._is_trained():
             self.load_weights()
         policy = PRECISIONS.get(self.settings.precision, "float32")
         if self.model.layers[0].dtype_policy.name == policy:
             return self.model
-        net = build_model(self.rung, self.settings, policy)
-        net.set_weights(self.model.get_weights())
-        return net
+        if self._answering is None:
+            self._answering = build_model(self.rung, self.settings, policy)
+        self._answering.set_weights(self.model.get_weights())
+        return self._answering
 
     def evaluate(self, directory=None, split="test"):
         """The score on one split of a dataset, by default the one that training never sees: see `score`.
@@ -1264,7 +1292,8 @@ def print_summary(summary, files):
     """The outcome of a training in a few lines for people."""
     over, pace = summary["overfitted_from"], summary["seconds_per_epoch"]
     over = f"; over-fitted from epoch {over}" if over else ""
-    print(f"best epoch   {summary['best_epoch']} of {summary['epochs']}, {summary['ending']}{over}")
+    best = summary["best_epoch"] or "none better than before"
+    print(f"best epoch   {best} of {summary['epochs']}, {summary['ending']}{over}")
     print(f"validation   {score_line(summary['validation'])}")
     print(f"test         {score_line(summary['test']) if summary['test'] else 'no test photos'}")
     print(f"time         {clock(summary['seconds'])} in all, {pace:.1f} s an epoch")
@@ -1285,16 +1314,16 @@ def classify(classifier, arguments, paths, total=None):
         if sys.stdout.isatty():
             console.clear()
         write(row)
-        counts[row.label or "unreadable"] += 1
+        counts[row.label] += 1  # None: unreadable
         if total:
             console.bar("classifying", counts.total(), total, started)
     console.clear()
     if classifier.drawings:
         console.say("This net was trained on drawings: it knows nothing of photographs.\n" + REAL_PHOTOS)
     if counts.total() != 1:
-        names = [*classifier.classes, "unreadable"]
-        console.say(f"{counts.total()} files: " + ", ".join(f"{counts[name]} {name}" for name in names))
-    return 1 if counts["unreadable"] else 0
+        found = ", ".join(f"{counts[name]} {name}" for name in classifier.classes)
+        console.say(f"{counts.total()} files: {found}, {counts[None]} unreadable")
+    return 1 if counts[None] else 0
 
 
 def text_rows(classifier):
@@ -1385,14 +1414,16 @@ ACTIONS = {"version": show_versions, "file": classify_files, "directory": classi
 
 def run(arguments):
     """Do what the command line asks for; returns the exit code."""
-    if arguments.paths == ["-"] and not arguments.file:
-        arguments.file = arguments.paths
+    asked = [action for name, action in ACTIONS.items() if getattr(arguments, name) not in (None, False)]
+    if arguments.paths == ["-"] and not asked:
+        arguments.file, asked = arguments.paths, [classify_files]
     elif arguments.paths:
         raise UsageError(f"it is not clear what to do with {arguments.paths[0]}", "Say -f for photos, -d for a folder")
-    classifier = CatDogClassifier(**{setting.name: getattr(arguments, setting.name) for setting in fields(Settings)})
-    asked = [action for name, action in ACTIONS.items() if getattr(arguments, name) not in (None, False)]
     if arguments.split and asked != [prepare]:
         raise UsageError("--split goes with --prepare SOURCE")
+    if arguments.style == "csv" and asked not in ([classify_files], [classify_folder]):
+        raise UsageError("--csv goes with -f and -d", "A training writes its history as CSV by itself")
+    classifier = CatDogClassifier(**{setting.name: getattr(arguments, setting.name) for setting in fields(Settings)})
     return (asked or [train])[0](classifier, arguments)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import os
 import shutil
 from pathlib import Path
@@ -50,10 +51,11 @@ def test_the_history_is_saved_as_csv(trained, weights):
     assert [float(row["val_loss"]) for row in rows] == trained.history.history["val_loss"]
 
 
-def test_both_pictures_are_saved(weights):
-    for ending in ("_accuracy.png", "_loss.png"):
-        with Image.open(program.beside(weights, ending)) as picture:
-            assert picture.size == (960, 600)
+def test_both_pictures_are_saved(trained, weights):
+    for ending, figure in {"_accuracy.png": trained.showAcc(), "_loss.png": trained.showLoss()}.items():
+        with Image.open(program.beside(weights, ending)) as saved, Image.open(io.BytesIO(program.pack_figure(figure))) as drawn:
+            assert saved.size == (960, 600)
+            assert saved.tobytes() == drawn.tobytes()
 
 
 def test_load_data_gives_batches_as_the_tutorial_describes_them(dataset, tmp_path):
@@ -186,8 +188,57 @@ def test_going_on_never_replaces_better_weights_by_worse(dataset, tmp_path, monk
     classifier.train(dataset)
     before = classifier.model.get_weights()
     Script(monkeypatch, [99.0] * 4)
+    kept = classifier.kept
     classifier.train(dataset)
     assert all(np.array_equal(a, b) for a, b in zip(classifier.model.get_weights(), before, strict=True))
+    assert classifier.summary["best_epoch"] == kept  # of four epochs now, the one whose weights these are
+    assert classifier.history.epoch == [0, 1, 2, 3]
+
+
+def test_patience_counts_the_epochs_of_a_continued_training(dataset, tmp_path, monkeypatch):
+    classifier = quick(tmp_path, epochs=9, patience=3)
+    Script(monkeypatch, [0.9, 0.4] + [0.5] * 20)
+    classifier.train(dataset)
+    assert classifier.summary["epochs"] == 5
+    classifier.train(dataset)
+    assert classifier.summary["epochs"] == 8
+
+
+def test_weights_that_were_loaded_and_not_bettered_keep_the_earlier_file_as_previous(dataset, tmp_path, monkeypatch, weights):
+    (tmp_path / "net.h5").write_bytes(b"earlier")
+    classifier = quick(tmp_path, epochs=2)
+    classifier.load_weights(weights)
+    before = classifier.model.get_weights()
+    Script(monkeypatch, [99.0] * 2)
+    classifier.train(dataset)
+    assert (tmp_path / "net.previous.h5").read_bytes() == b"earlier"
+    assert all(np.array_equal(a, b) for a, b in zip(classifier.model.get_weights(), before, strict=True))
+    assert classifier.summary["best_epoch"] == 0
+
+
+def test_a_net_that_was_fitted_by_hand_is_the_one_that_answers(dataset, tmp_path, weights):
+    classifier = CatDogClassifier(weights=weights, batch_size=8, quiet=True)
+    train, _ = classifier.load_data(dataset)
+    model = classifier.createModel()
+    model.fit(train, epochs=1, verbose=0, shuffle=False)
+    by_hand = model.predict(program.read_photo(dataset / "test/cat/cat.0.png", 150)[None] / np.float32(255), verbose=0)[0, 0]
+    assert classifier.predict(dataset / "test/cat/cat.0.png")[0].probabilities["dog"] == pytest.approx(by_hand, abs=1e-6)
+    assert classifier.model is model
+
+
+def test_a_new_model_starts_a_new_history(dataset, tmp_path):
+    classifier = quick(tmp_path, epochs=1)
+    classifier.train(dataset)
+    classifier.createModel()
+    assert classifier.history is None
+    assert len(classifier.train(dataset).history["loss"]) == 1
+
+
+def test_ctrl_c_before_anything_was_kept_is_no_failed_training(dataset, tmp_path, monkeypatch):
+    Script(monkeypatch, [float("nan")], interrupt_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        quick(tmp_path, epochs=3).train(dataset)
+    assert not (tmp_path / "net.h5").exists()
 
 
 def test_the_same_seed_gives_the_same_training(tmp_path, dataset):

@@ -58,6 +58,13 @@ UNDO = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_1
         8: Image.Transpose.ROTATE_270}
 
 
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_a_transparent_colour_lies_over_white(tmp_path, mode):
+    image = Image.new("RGB", (8, 8), "black").convert(mode)
+    black = (0, 0, 0) if mode == "RGB" else 0
+    assert (read_photo(saved(tmp_path, image, transparency=black), 8) == 255).all()
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_honoured(tmp_path, orientation):
     upright = picture()
@@ -97,11 +104,12 @@ def test_squashed_to_a_square(tmp_path):
 
 def test_a_large_jpeg_decoded_small_looks_like_the_same_decoded_in_full(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((1600, 1200), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8))
+    image = coarse.resize((1600, 1200), Image.Resampling.BICUBIC)
     path = saved(tmp_path, image, "photo.jpg", quality=95)
     small = read_photo(path, 150).astype(int)
     full = np.asarray(image.resize((150, 150), Image.Resampling.BILINEAR)).astype(int)
-    assert np.abs(small - full).mean() < 1
+    assert np.abs(small - full).mean() < 3
 
 
 def truncated_jpeg():

@@ -120,6 +120,27 @@ def test_a_source_without_two_classes_is_refused(tmp_path, files):
         prepare(touch(tmp_path / "s", *files), tmp_path / "new")
 
 
+def test_the_parent_of_the_photos_is_refused_with_a_hint(tmp_path):
+    source = touch(tmp_path / "kaggle", "train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg")
+    with pytest.raises(DatasetError, match="SOURCE/train"):
+        prepare(source, tmp_path / "new")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_link_in_the_dataset_does_not_lead_into_the_source(flat, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "train").symlink_to(flat, target_is_directory=True)
+    before = tree(flat)
+    with pytest.raises(DatasetError, match="never changed"):
+        prepare(flat, tmp_path / "new")
+    assert tree(flat) == before
+
+
+def test_too_few_photos_to_train_and_validate_are_refused(flat, tmp_path):
+    with pytest.raises(DatasetError, match="leaves no cat of 12"):
+        prepare(flat, tmp_path / "new", (0.92, 0.04, 0.04))
+
+
 @pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "a,b,c", "-1,2,3", "0,1,1", "1,0,1", "0.8,0.3,0.1", "nan,0.1,0.1", "inf,1,1", "0.5,1,1"])
 def test_a_split_that_makes_no_sense_is_a_usage_error(text):
     with pytest.raises(UsageError, match="--split"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from CatDogClassifier import best_epoch, draw_curves, overfitted_from, percent, score, score_line, smooth, wilson
+from CatDogClassifier import draw_curves, overfitted_from, percent, score, score_line, smooth, wilson
 
 
 @pytest.mark.parametrize(
@@ -43,22 +43,18 @@ HISTORY = {"acc": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.96, 0.97], "loss": [0.7, 0.6
            "val_acc": [0.5, 0.6, 0.65, 0.64, 0.63, 0.62, 0.61, 0.6], "val_loss": [0.7, 0.6, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0]}
 
 
-def test_the_best_epoch_has_the_lowest_validation_loss():
-    assert best_epoch(HISTORY) == 3
-    assert best_epoch({"val_loss": [float("nan"), 2.0, 1.0, float("nan")]}) == 3
-
-
 def test_overfitting_starts_after_the_best_epoch_when_validation_turns_worse_while_training_improves():
-    assert overfitted_from(HISTORY) == 4
-    assert overfitted_from({**HISTORY, "val_loss": [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]}) is None  # still improving
-    assert overfitted_from({**HISTORY, "loss": [0.7, 0.6, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6]}) is None  # worse at both
-    assert overfitted_from({**HISTORY, "val_loss": [0.9, 0.9, 0.55, 0.6, 0.7, 0.6, 0.7, 0.6]}) is None  # a lucky epoch
-    assert overfitted_from({**HISTORY, "val_loss": [0.9, 0.8, 0.7, 0.6, 0.5, 0.6, 0.7, 0.8]}) is None  # too early to say
+    assert overfitted_from(HISTORY, 3) == 4
+    assert overfitted_from(HISTORY, 0) is None  # no epoch was better than what it started from
+    assert overfitted_from({**HISTORY, "val_loss": [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]}, 8) is None  # still improving
+    assert overfitted_from({**HISTORY, "loss": [0.7, 0.6, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6]}, 3) is None  # worse at both
+    assert overfitted_from({**HISTORY, "val_loss": [0.9, 0.9, 0.55, 0.6, 0.7, 0.6, 0.7, 0.6]}, 3) is None  # a lucky epoch
+    assert overfitted_from({**HISTORY, "val_loss": [0.9, 0.8, 0.7, 0.6, 0.5, 0.6, 0.7, 0.8]}, 5) is None  # too early to say
 
 
 @pytest.mark.parametrize(("name", "title"), [("acc", "Accuracy"), ("loss", "Loss")])
 def test_the_curves_show_the_history_and_mark_the_best_epoch(name, title):
-    axes = draw_curves(HISTORY, name, title).axes[0]
+    axes = draw_curves(HISTORY, name, title, 3).axes[0]
     lines = {line.get_label(): line for line in axes.lines}
     dots = lines["training"]
     assert dots.get_marker() == "o"
@@ -72,4 +68,4 @@ def test_the_curves_show_the_history_and_mark_the_best_epoch(name, title):
 
 
 def test_a_notebook_can_show_the_figure_by_itself():
-    assert draw_curves(HISTORY, "acc", "Accuracy")._repr_png_().startswith(b"\x89PNG")
+    assert draw_curves(HISTORY, "acc", "Accuracy", 3)._repr_png_().startswith(b"\x89PNG")

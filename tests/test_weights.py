@@ -138,6 +138,10 @@ DAMAGE = {
     "no names of layers": lambda file: file.attrs.__delitem__("layer_names"),
     "facts that are no JSON": lambda file: file.attrs.__setitem__("catdogclassifier", "{"),
     "facts of another kind": lambda file: file.attrs.__setitem__("catdogclassifier", "[1]"),
+    "a number that is none": lambda file: file["dense_1/dense_1/bias:0"].__setitem__(0, np.nan),
+    "classes in another order": lambda file: file.attrs.__setitem__("catdogclassifier", '{"classes": ["dog", "cat"]}'),
+    "one class twice": lambda file: file.attrs.__setitem__("catdogclassifier", '{"classes": ["cat", "cat"]}'),
+    "a net of a later version": lambda file: file.attrs.__setitem__("catdogclassifier", '{"rung": "other"}'),
     "classes of another kind": lambda file: file.attrs.__setitem__("catdogclassifier", '{"classes": [1, 2]}'),
 }
 
@@ -180,6 +184,24 @@ def test_a_weights_file_in_the_newer_keras_format_is_refused_clearly(tmp_path):
     plain_net(keras).save_weights(tmp_path / "x.weights.h5")
     with pytest.raises(WeightsError, match="x.weights.h5"):
         loaded(tmp_path / "x.weights.h5")
+
+
+def test_a_file_that_does_not_load_leaves_the_net_as_it_was(trained, tmp_path):
+    before, history = answers(trained), trained.history
+    (tmp_path / "broken.h5").write_bytes(b"broken")
+    with pytest.raises(WeightsError):
+        trained.load_weights(tmp_path / "broken.h5")
+    assert np.array_equal(answers(trained), before)
+    assert trained.history is history
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real.h5").write_bytes(b"old")
+    (tmp_path / "link.h5").symlink_to("real.h5")
+    write_whole(tmp_path / "link.h5", b"new")
+    assert (tmp_path / "link.h5").is_symlink()
+    assert (tmp_path / "real.h5").read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
