@@ -1097,6 +1097,7 @@ class CatDogClassifier:
         return self.facts is not None or (self.model is not None and int(self.model.optimizer.iterations) > 0)
 
     def _nothing_to_keep(self, training):
+        self._take(None, None)
         if training.ending != "interrupted":
             raise TrainingError("the loss is not a number in any epoch", "Try a smaller --learning-rate")
         self.console.warn("Stopped before the first epoch was over: nothing was saved.")

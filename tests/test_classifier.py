@@ -166,8 +166,10 @@ def test_an_earlier_file_is_kept_as_previous(dataset, tmp_path, monkeypatch):
 def test_a_loss_that_is_never_a_number_is_an_error_and_saves_nothing(dataset, tmp_path, monkeypatch):
     Script(monkeypatch, [float("nan")] * 3)
     (tmp_path / "net.h5").write_bytes(b"earlier")
+    classifier = quick(tmp_path, epochs=3)
     with pytest.raises(program.TrainingError, match="--learning-rate"):
-        quick(tmp_path, epochs=3).train(dataset)
+        classifier.train(dataset)
+    assert classifier.model is None  # the next training starts over
     assert (tmp_path / "net.h5").read_bytes() == b"earlier"
 
 
