@@ -890,14 +890,14 @@ def show_pictures(paths):
 
 def write_whole(path, content):
     """Write bytes to a file in one step: it holds the old content or the new, whatever happens. Raises WriteError."""
-    path = Path(os.path.realpath(path))  # a link stays a link
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = Path(os.path.realpath(path))  # a link stays a link
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         raise WriteError(f"cannot write {path}: {reason(error)}", "Name another place with --weights") from None
     finally:
@@ -907,11 +907,11 @@ def write_whole(path, content):
 
 def check_writable(path):
     """Raise WriteError now rather than after an hour of training."""
-    path = Path(os.path.realpath(path))
+    path = Path(path)
     if path.exists() and not path.is_file():
         raise WriteError(f"cannot write {path}: it is no regular file", "Name a file with --weights")
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent):
             pass
     except OSError as error:
         raise WriteError(f"cannot write in {path.parent}: {reason(error)}", "Name another --weights") from None

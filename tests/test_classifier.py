@@ -199,7 +199,7 @@ def test_going_on_never_replaces_better_weights_by_worse(dataset, tmp_path, monk
 
 def test_patience_counts_the_epochs_of_a_continued_training(dataset, tmp_path, monkeypatch):
     classifier = quick(tmp_path, epochs=9, patience=3)
-    Script(monkeypatch, [0.9, 0.4] + [0.5] * 20)
+    Script(monkeypatch, [0.9, 0.4] + [0.5] * 3 + [99.0] * 20)
     classifier.train(dataset)
     assert classifier.summary["epochs"] == 5
     classifier.train(dataset)
