@@ -540,7 +540,7 @@ def affine_rows(turn, right, down, shear, zoom_x, zoom_y, mirror, size):
     """One affine map per photo, as (N, 8) float32 rows for ImageProjectiveTransformV3: output (x, y) -> input (x, y).
 
     rotation @ shift @ shear @ zoom about the middle of the photo, then the mirror, as in Keras' ImageDataGenerator
-    (angles in radians, shifts in pixels), but in a single resampling: five times as fast and less blurred.
+    (angles in radians, shifts in pixels), but in a single resampling: faster, and less blurred.
     """
     side = np.where(mirror, -1.0, 1.0)
     xx, xy = np.cos(turn) * zoom_x * side, -np.sin(turn + shear) * zoom_y
@@ -708,7 +708,7 @@ def build_model(rung, settings, policy="float32"):
         keras.config.set_dtype_policy(before)
     optimizer = keras.optimizers.get(settings.optimizer)
     optimizer.learning_rate = settings.learning_rate
-    # XLA halves the speed of these nets on a CPU and takes its time to compile them.
+    # XLA makes these nets slower on a CPU and takes its time to compile them.
     model.compile(optimizer, loss="binary_crossentropy", metrics=["acc"], jit_compile=False)
     return model
 
