@@ -686,14 +686,13 @@ def five_convolutions(size):
 
 @dataclass(frozen=True)
 class Rung:
-    """One net of the zoo: what builds it, the side of its square photos in pixels, what it is."""
+    """One net of the zoo: what builds it, and the side of its square photos in pixels."""
 
     build: callable
     size: int
-    about: str
 
 
-RUNGS = {"default": Rung(five_convolutions, 150, "five convolutions, dropout, 1.06 million parameters")}
+RUNGS = {"default": Rung(five_convolutions, 150)}
 
 
 def build_model(rung, settings, policy="float32"):
@@ -1308,8 +1307,8 @@ def print_summary(summary, files):
 
 def classify(classifier, arguments, paths, total=None):
     """Print one line per photo as soon as it is known; exit code 1 when some could not be read."""
+    classifier.predictor  # noqa: B018 (its weights name the classes; loading it is no part of the time that is left)
     write, console = ROW_WRITERS[arguments.style](classifier), classifier.console
-    classifier.predictor  # noqa: B018 (loading it is no part of the time that is left)
     counts, started = collections.Counter(), time.monotonic()
     for row in classifier.predict_each(paths):
         if sys.stdout.isatty():
@@ -1341,7 +1340,6 @@ def text_rows(classifier):
 
 def csv_rows(classifier):
     """Prints Predictions as CSV under a header, one column per class."""
-    classifier.predictor  # noqa: B018 (its weights name the classes)
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["path", "label", "confidence", *classifier.classes, "error"])
 
