@@ -34,6 +34,7 @@ import contextlib
 import csv
 import filecmp
 import functools
+import hashlib
 import io
 import itertools
 import json
@@ -49,13 +50,16 @@ import tempfile
 import time
 import timeit
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 try:
     import numpy as np
+    import PIL
     from PIL import Image
 except ModuleNotFoundError as missing:
     if __name__ != "__main__":
@@ -199,9 +203,13 @@ class Console:
         self.clear()
         print(text, file=sys.stderr, flush=True)
 
+    def has_bar(self):
+        """True where a line can be drawn over and someone wants to see it."""
+        return not self.quiet and sys.stderr.isatty()
+
     def status(self, text):
         """Draw a line on the terminal that the next one takes the place of."""
-        if self.quiet or not sys.stderr.isatty():
+        if not self.has_bar():
             return
         text = text[: shutil.get_terminal_size().columns - 3]
         print(f"\r{text:<{self.width}}", end="", file=sys.stderr, flush=True)
@@ -224,14 +232,120 @@ class Console:
 
 
 # ======================================================================================================================
-# 3. Photos on disk: list, label, read
+# 3. Files: written whole or not at all; caches, checked before they are believed
 # ======================================================================================================================
 
 
-def natural_key(name):
-    """A sort key by which cat.2.jpg comes before cat.10.jpg."""
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)], name
+@contextlib.contextmanager
+def replacing(path):
+    """A file to write that takes the place of another in one step, at the end: there is the old one or the new one."""
+    target = Path(os.path.realpath(path))  # a link stays a link
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_whole(path, content):
+    """Write bytes to a file, whole or not at all. Raises WriteError."""
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {reason(error)}", "Name another place with --weights") from None
+
+
+def check_writable(path):
+    """Raise WriteError now rather than after an hour of training."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise WriteError(f"cannot write {path}: it is no regular file", "Name a file with --weights")
+    try:
+        with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent):
+            pass
+    except OSError as error:
+        raise WriteError(f"cannot write in {path.parent}: {reason(error)}", "Name another --weights") from None
+
+
+def beside(weights, ending):
+    """The path of a file with the stem of the weights: beside("a/x.h5", "_loss.png") is a/x_loss.png."""
+    return Path(weights).with_name(Path(weights).stem + ending)
+
+
+def cache_folder():
+    """The one folder for what can be made again at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "catdogclassifier")
+
+
+def cache_name(path, kind):
+    """The name of the cache that belongs to a file or folder: one each, so that a new one takes the old one's place."""
+    return hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:32] + kind
+
+
+def digest_of(path):
+    """The state of a file and of this program, for a cache made from it; None when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return f"{__version__} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError:
+        return None
+
+
+def write_cache(name, state, chunks, facts):
+    """Write chunks of bytes as a cache, valid as long as what it was made from is in this state. Raises OSError.
+
+    After the content comes a line of JSON, its length in the last 8 bytes: a file that was cut short does not have it.
+    `facts` are looked at when all the chunks have been made.
+    """
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    checksum = 0
+    with replacing(cache_folder() / name) as file:
+        for chunk in chunks:
+            checksum = zlib.crc32(chunk, checksum)
+            file.write(chunk)
+        closing = json.dumps({"state": state, "checksum": checksum, "facts": facts}).encode()
+        file.write(closing + struct.pack("<Q", len(closing)))
+
+
+def read_cache(name, state):
+    """The content of a cache, uint8 (bytes,) in mapped memory, and its facts; None unless whole and of this state."""
+    try:
+        stored = np.memmap(cache_folder() / name, np.uint8, "r")
+        end = len(stored) - 8 - struct.unpack("<Q", stored[-8:].tobytes())[0]
+        closing = json.loads(stored[max(end, 0) : -8].tobytes())
+        if closing["state"] == state and closing["checksum"] == zlib.crc32(stored[:end]):
+            return stored[:end], closing["facts"]
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        pass
+    return None
+
+
+def clear_cache():
+    """Empty the cache folder; returns how many bytes that frees. Raises WriteError."""
+    freed = 0
+    try:
+        for path in cache_folder().iterdir() if cache_folder().exists() else ():
+            freed += path.lstat().st_size
+            path.unlink()
+    except OSError as error:
+        raise WriteError(f"cannot empty {cache_folder()}: {reason(error)}") from None
+    return freed
+
+
+# ======================================================================================================================
+# 4. Photos on disk: list, label, read
+# ======================================================================================================================
+
+
+def natural_order(names):
+    """Names sorted so that cat.2.jpg comes before cat.10.jpg."""
+    return sorted(sorted(names), key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(20), name.lower()))
 
 
 def is_system_file(name):
@@ -239,24 +353,29 @@ def is_system_file(name):
     return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
-def list_photos(folder):
+def list_photos(folder, in_order=True):
     """Yield the paths of all files under a folder, sorted; links to folders are not followed.
 
     What is a photo is decided by reading it, not by its name. A folder that cannot be listed is yielded itself: the
-    attempt to read it tells the reason.
+    attempt to read it tells the reason. Holds the names of one folder at a time.
     """
+    folders, names = set(), []
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not is_system_file(entry.name):
+                    names.append(entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.add(entry.name)
     except OSError:
         yield os.fspath(folder)
         return
-    for entry in entries:
-        if is_system_file(entry.name):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from list_photos(entry.path)
+    for name in natural_order(names) if in_order else names:
+        path = os.path.join(folder, name)
+        if name in folders:
+            yield from list_photos(path, in_order)
         else:
-            yield entry.path
+            yield path
 
 
 def subfolders(folder, aliases):
@@ -396,7 +515,7 @@ def is_drawing(path):
 
 
 # ======================================================================================================================
-# 4. Preparing a dataset: plan, then copy
+# 5. Preparing a dataset: plan, then copy
 # ======================================================================================================================
 
 
@@ -419,11 +538,12 @@ def find_sources(source):
     if not os.path.isdir(source):
         raise DatasetError(f"there is no folder {source}", "--prepare takes the folder that holds your photos")
     found = {}
-    for path in sorted(Path(source).iterdir(), key=lambda path: natural_key(path.name)):
-        labelled = re.fullmatch(r"([^\W\d_]+)[._-]\d+\.\w+", path.name)
+    for name in natural_order(os.listdir(source)):
+        path = Path(source, name)
+        labelled = re.fullmatch(r"([^\W\d_]+)[._-]\d+\.\w+", name)
         if labelled and path.is_file():
-            name = labelled[1].lower()
-            found.setdefault(CLASS_ALIASES.get(name, name), []).append(path)
+            label = labelled[1].lower()
+            found.setdefault(CLASS_ALIASES.get(label, label), []).append(path)
     if not found:
         for name, folders in subfolders(source, CLASS_ALIASES).items():
             if name in SPLIT_FOLDERS:
@@ -500,29 +620,69 @@ def copy_whole(source, target):
 
 
 # ======================================================================================================================
-# 5. Batches: photos in memory, augmentation for training only
+# 6. Batches: photos decoded once, augmentation for training only
 # ======================================================================================================================
 
 
-def load_photos(classes, size, console, label="reading"):
-    """Read the photos of {class: [paths]}: uint8 (N, size, size, 3) and float32 (N, 1), the class's place as label.
+def load_photos(classes, size, console):
+    """The photos of {class: [paths]}: uint8 (N, size, size, 3) and float32 (N, 1), the class's place as label.
 
-    A photo that cannot be read is named and left out; raises DatasetError when none of a class is left.
+    The photos lie in mapped memory, so they need not fit into the machine's. A photo that cannot be read is named and
+    left out; raises DatasetError when none of a class is left.
     """
     paths = [path for photos in classes.values() for path in photos]
     labels = np.repeat(np.arange(len(classes), dtype=np.float32), [len(photos) for photos in classes.values()])
-    photos, kept, started = np.empty((len(paths), size, size, 3), np.uint8), [], time.monotonic()
-    for i, (path, photo) in enumerate(read_photos(paths, size)):
-        console.bar(label, i, len(paths), started)
-        if isinstance(photo, PhotoError):
-            console.warn(f"left out {printable(path)}: {photo}")
-        else:
-            photos[len(kept)] = photo
-            kept.append(i)
-    console.clear()
-    if len(set(labels[kept])) < len(classes):
+    photos, left_out = decoded(paths, size, console)
+    for place, why in left_out:
+        console.warn(f"left out {printable(paths[place])}: {why}")
+    labels = np.delete(labels, [place for place, _ in left_out])
+    if len(set(labels)) < len(classes):
         raise DatasetError(f"none of the photos of a class could be read ({', '.join(classes)})")
-    return photos[: len(kept)], labels[kept, None]
+    return photos, labels[:, None]
+
+
+def decoded(paths, size, console):
+    """The photos that can be read, uint8 (N, size, size, 3), and [place in paths, reason] for each of the others.
+
+    Decoded the first time only: a cache keeps them, until a photo changes. Where it cannot be written they are held in
+    memory.
+    """
+    name, state = cache_name(os.path.commonpath(map(os.path.abspath, paths)), f"-{size}.photos"), state_of(paths, size)
+    found, left_out = read_cache(name, state), []
+    if not found:
+        try:
+            write_cache(name, state, decode(paths, size, console, left_out), left_out)
+            found = read_cache(name, state)
+        except OSError as error:
+            console.warn(f"the photos are held in memory: cannot write in {cache_folder()}: {reason(error)}")
+    if not found:
+        left_out = []
+        found = np.array(list(decode(paths, size, console, left_out)), np.uint8), left_out
+    return found[0].reshape(-1, size, size, 3), found[1]
+
+
+def state_of(paths, size):
+    """A digest of what decides how decoded photos look: their paths, sizes, times, and who decodes them."""
+    digest = hashlib.sha256(f"{__version__}, Pillow {PIL.__version__}, {size}".encode())
+    for path in paths:
+        try:
+            now = os.stat(path)
+            digest.update(repr((os.path.abspath(path), now.st_size, now.st_mtime_ns, now.st_ctime_ns)).encode())
+        except OSError as error:
+            digest.update(repr((os.path.abspath(path), reason(error))).encode())
+    return digest.hexdigest()
+
+
+def decode(paths, size, console, left_out):
+    """Yield the photos that can be read, uint8 (size, size, 3); put [place, reason] of the others into `left_out`."""
+    started = time.monotonic()
+    for i, (_, photo) in enumerate(read_photos(paths, size)):
+        console.bar("reading", i, len(paths), started)
+        if isinstance(photo, PhotoError):
+            left_out.append([i, str(photo)])
+        else:
+            yield photo
+    console.clear()
 
 
 def draw_affines(rng, count, size):
@@ -594,7 +754,8 @@ def make_batches(photos, labels, batch_size, rng=None, augment=False):
         order = np.arange(count) if rng is None else rng.permutation(count)
         for start in range(0, count, batch_size):
             rows = order[start : start + batch_size]
-            yield photos[rows], labels[rows], draw_affines(rng, len(rows), size) if augment else np.empty((0, 6))
+            affines = draw_affines(rng, len(rows), size) if augment else np.empty((0, 6))
+            yield np.asarray(photos[rows]), labels[rows], affines
 
     def finish(photos, labels, affines):
         return compiled(photos, affines) if augment else tf.cast(photos, tf.float32) / 255.0, labels
@@ -611,7 +772,7 @@ def make_batches(photos, labels, batch_size, rng=None, augment=False):
 
 
 # ======================================================================================================================
-# 6. Model zoo: one builder per net, one table, one way to start TensorFlow
+# 7. Model zoo: one builder per net, one table, one way to start TensorFlow
 # ======================================================================================================================
 
 
@@ -761,7 +922,7 @@ def forward(model, photos):
 
 
 # ======================================================================================================================
-# 7. Scores
+# 8. Scores
 # ======================================================================================================================
 
 
@@ -811,7 +972,7 @@ def overfitted_from(history, best, span=5):
 
 
 # ======================================================================================================================
-# 8. Training: epochs, the best of them, when to stop
+# 9. Training: epochs, the best of them, when to stop
 # ======================================================================================================================
 
 
@@ -872,7 +1033,7 @@ class Training:
 
 
 # ======================================================================================================================
-# 9. Pictures
+# 10. Pictures
 # ======================================================================================================================
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # told apart by the colour-blind too (Okabe and Ito, 2008)
@@ -924,42 +1085,8 @@ def show_pictures(paths):
 
 
 # ======================================================================================================================
-# 10. Files: weights that any Keras can read, written whole or not at all
+# 11. Weights: a file that any Keras can read, and the same for LiteRT
 # ======================================================================================================================
-
-
-def write_whole(path, content):
-    """Write bytes to a file in one step: it holds the old content or the new, whatever happens. Raises WriteError."""
-    target = Path(os.path.realpath(path))  # a link stays a link
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {reason(error)}", "Name another place with --weights") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def check_writable(path):
-    """Raise WriteError now rather than after an hour of training."""
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise WriteError(f"cannot write {path}: it is no regular file", "Name a file with --weights")
-    try:
-        with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent):
-            pass
-    except OSError as error:
-        raise WriteError(f"cannot write in {path.parent}: {reason(error)}", "Name another --weights") from None
-
-
-def beside(weights, ending):
-    """The path of a file with the stem of the weights: beside("a/x.h5", "_loss.png") is a/x_loss.png."""
-    return Path(weights).with_name(Path(weights).stem + ending)
 
 
 def pack_weights(model, facts):
@@ -1027,6 +1154,38 @@ def read_facts(file):
     return facts
 
 
+def pack_litert(model):
+    """The model as a LiteRT file, in bytes: the same arithmetic without TensorFlow."""
+    import tensorflow as tf
+
+    with hushed(), contextlib.redirect_stdout(io.StringIO()):
+        return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+
+
+def litert_forward(content, batch_size=16):
+    """A function like `forward` from a LiteRT file: uint8 (N, size, size, 3) -> float32 (N,)."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+    with hushed():  # it announces its delegate
+        interpreter.allocate_tensors()
+
+    def answer(photos):
+        interpreter.resize_tensor_input(given["index"], photos.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], photos)
+        interpreter.invoke()
+        return interpreter.get_tensor(wanted["index"])[:, 0]
+
+    def forward(photos):
+        photos = np.asarray(photos, np.float32) / 255.0
+        parts = [answer(photos[i : i + batch_size]) for i in range(0, len(photos), batch_size)]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+    return forward
+
+
 def pack_history(history):
     """The History of a training as CSV: one row per epoch."""
     text = io.StringIO(newline="")
@@ -1037,7 +1196,7 @@ def pack_history(history):
 
 
 # ======================================================================================================================
-# 11. The classifier
+# 12. The classifier
 # ======================================================================================================================
 
 
@@ -1065,7 +1224,7 @@ class CatDogClassifier:
         self.settings = Settings(**settings)
         self.console = Console(self.settings.quiet)
         self.rung, self.size, self.classes, self.drawings = "default", RUNGS["default"].size, ("cat", "dog"), False
-        self._previous_kept, self._answering = False, None
+        self._previous_kept, self._answering, self._litert = False, None, None
         self._take(None, None)
 
     def _take(self, model, facts):
@@ -1206,7 +1365,7 @@ class CatDogClassifier:
         self.device  # noqa: B018 (TensorFlow starts here)
         model = build_model(self.rung, self.settings, self.answering_policy)
         self._take(model, unpack_weights(path, model))
-        self.classes, self.drawings = tuple(self.facts["classes"]), bool(self.facts["drawings"])
+        self._know(self.facts)
 
     def showAcc(self):
         """The Figure of the accuracy over the epochs. Raises TrainingError before any training."""
@@ -1232,6 +1391,38 @@ class CatDogClassifier:
             self._answering = build_model(self.rung, self.settings, self.answering_policy)
         self._answering.set_weights(self.model.get_weights())
         return self._answering
+
+    @property
+    def answer(self):
+        """What answers: a function from uint8 photos (N, size, size, 3) to the probability of the second class (N,).
+
+        That is `forward` with the net; but for weights in a file, LiteRT where it is installed: it starts at once.
+        Raises WeightsError.
+        """
+        if self.model is None and self.answering_policy == "float32" and find_spec("ai_edge_litert"):
+            self._litert = self._litert or self._open_litert()
+        return (self.model is None and self._litert) or functools.partial(forward, self.predictor)
+
+    def _open_litert(self):
+        """The weights file on LiteRT, None where that fails; converted once, a cache keeps it as long as they match."""
+        weights = self.settings.weights
+        name, state = cache_name(weights, ".litert"), digest_of(weights)
+        found = read_cache(name, state)
+        try:
+            if state and not found:
+                source = CatDogClassifier(**asdict(self.settings))
+                write_cache(name, state, [pack_litert(source.predictor)], source.facts)
+                found = read_cache(name, digest_of(weights))
+            if found:
+                self._know(found[1])
+                return litert_forward(found[0].tobytes())
+        except (OSError, ImportError, AttributeError, TypeError, ValueError, RuntimeError):
+            pass  # a version of LiteRT or of TensorFlow that does not do this: then without
+        return None
+
+    def _know(self, facts):
+        """Answer with the classes of these weights."""
+        self.classes, self.drawings = tuple(facts["classes"]), bool(facts["drawings"])
 
     def evaluate(self, directory=None, split="test"):
         """The score on one split of a dataset, by default the one that training never sees: see `score`.
@@ -1263,9 +1454,9 @@ class CatDogClassifier:
 
     def predict_each(self, paths, batch_size=64):
         """Like `predict` for any iterable of paths, but yields each Prediction as soon as it is known."""
-        predictor, reads = self.predictor, read_photos(map(os.fspath, paths), self.size)
+        answer, reads = self.answer, read_photos(map(os.fspath, paths), self.size)
         while chunk := list(itertools.islice(reads, batch_size)):
-            answers = iter(forward(predictor, [photo for _, photo in chunk if not isinstance(photo, PhotoError)]))
+            answers = iter(answer([photo for _, photo in chunk if not isinstance(photo, PhotoError)]))
             for path, photo in chunk:
                 if isinstance(photo, PhotoError):
                     yield Prediction(path, error=str(photo))
@@ -1280,7 +1471,7 @@ class CatDogClassifier:
 
 
 # ======================================================================================================================
-# 12. Command line
+# 13. Command line
 # ======================================================================================================================
 
 EXAMPLES = """\
@@ -1308,6 +1499,8 @@ def build_parser():
     actions.add_argument("-f", "--file", nargs="+", metavar="IMAGE", help="classify photos")
     actions.add_argument("-d", "--directory", metavar="DIR", help="classify all photos of a folder and its subfolders")
     actions.add_argument("--prepare", metavar="SOURCE", help="copy photos into a new dataset: --dataset NEW")
+    actions.add_argument("--clear-cache", action="store_true",
+                         help=f"remove the decoded photos and converted weights that are kept in {cache_folder()}")
     actions.add_argument("--version", action="store_true", help="print the versions of the program and its libraries")
     actions.add_argument("-h", "--help", action="help", help="print this help")
     group = parser.add_argument_group("options")
@@ -1364,7 +1557,7 @@ def print_summary(summary, files):
 
 def classify(classifier, arguments, paths, total=None):
     """Print one line per photo as soon as it is known; exit code 1 when some could not be read."""
-    classifier.predictor  # noqa: B018 (its weights name the classes; loading it is no part of the time that is left)
+    classifier.answer  # noqa: B018 (its weights name the classes; loading it is no part of the time that is left)
     write, console = ROW_WRITERS[arguments.style](classifier), classifier.console
     counts, started = collections.Counter(), time.monotonic()
     for row in classifier.predict_each(paths):
@@ -1439,10 +1632,12 @@ def classify_folder(classifier, arguments):
         raise DatasetError(f"there is no folder {folder}")
     if not os.path.isdir(folder):
         raise UsageError(f"{folder} is not a folder", f"Classify a photo with -f {printable(folder)}")
-    paths = list(list_photos(folder))
-    if not paths:
+    paths = list_photos(folder)
+    first = next(paths, None)
+    if first is None:
         raise DatasetError(f"{folder} is empty")
-    return classify(classifier, arguments, paths, len(paths))
+    total = sum(1 for _ in list_photos(folder, in_order=False)) if classifier.console.has_bar() else None
+    return classify(classifier, arguments, itertools.chain([first], paths), total)
 
 
 def prepare(classifier, arguments):
@@ -1451,6 +1646,12 @@ def prepare(classifier, arguments):
     counts = prepare_dataset(arguments.prepare, dataset, split, classifier.console)
     print(f"{dataset}: " + ", ".join(f"{count} {part}" for part, count in counts.items()) + " photos")
     classifier.console.say(f"Train on them with: python CatDogClassifier.py --dataset {dataset}")
+    return 0
+
+
+def empty_cache(classifier, arguments):
+    """--clear-cache: remove what can be made again."""
+    print(f"{cache_folder()}: {clear_cache() / 1e6:.1f} MB removed")
     return 0
 
 
@@ -1465,7 +1666,8 @@ def show_versions(classifier, arguments):
     return 0
 
 
-ACTIONS = {"version": show_versions, "file": classify_files, "directory": classify_folder, "prepare": prepare}
+ACTIONS = {"version": show_versions, "file": classify_files, "directory": classify_folder, "prepare": prepare,
+           "clear_cache": empty_cache}
 
 
 def run(arguments):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from PIL import Image
 
 import CatDogClassifier as program
+
+CACHE = tempfile.TemporaryDirectory(prefix="catdog-tests-")  # not the user's; of the programs that tests start as well
+os.environ["XDG_CACHE_HOME"] = CACHE.name
 
 REPO = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("CATDOG_REAL_PHOTOS", REPO.parent / "shared" / "data"))  # photos/, originals/

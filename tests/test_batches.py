@@ -1,4 +1,6 @@
-"""Room 5: every training photo once an epoch, augmented as in the tutorial; validation photos untouched."""
+"""Room 6: every training photo once an epoch, augmented as in the tutorial; validation photos untouched."""
+
+import os
 
 import numpy as np
 import pytest
@@ -171,3 +173,111 @@ def test_a_class_without_a_single_readable_photo_is_an_error(tmp_path):
         path.write_bytes(b"broken")
     with pytest.raises(program.DatasetError, match="dog"):
         program.load_photos(program.list_split(data, "train"), SIZE, program.Console(quiet=True))
+
+
+def load(data, size=SIZE):
+    return program.load_photos(program.list_split(data, "train"), size, program.Console(quiet=True))
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The paths of the photos that are decoded."""
+    paths, read = [], program.read_photo
+    monkeypatch.setattr(program, "read_photo", lambda path, size: (paths.append(path), read(path, size))[1])
+    return paths
+
+
+def test_a_photo_is_decoded_once_and_then_taken_from_mapped_memory(tmp_path, counted):
+    data = make_dataset(tmp_path, {"train": 3})
+    photos, labels = load(data)
+    assert len(counted) == 6
+    again = load(data)
+    assert len(counted) == 6
+    assert np.array_equal(again[0], photos)
+    assert np.array_equal(again[1], labels)
+    assert np.array_equal(photos, [program.read_photo(path, SIZE) for path in program.list_photos(data / "train")])
+    assert isinstance(photos, np.memmap)
+    assert not photos.flags.writeable
+
+
+def change(path):
+    """Another content of the same length, no photo any more, its time of change put back."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("event", ["changed", "added", "removed", "replaced by a link"])
+def test_photos_that_changed_are_decoded_anew(tmp_path, counted, event):
+    data = make_dataset(tmp_path / "data", {"train": 3})
+    load(data)
+    counted.clear()
+    photo = data / "train/cat/cat.1.png"
+    if event == "changed":
+        change(photo)
+    elif event == "added":
+        (data / "train/cat/cat.9.png").write_bytes(photo.read_bytes())
+    else:
+        photo.rename(tmp_path / "away.png")
+        if event == "replaced by a link":
+            photo.symlink_to(data / "train/dog/dog.0.png")
+    photos, _ = load(data)
+    assert len(counted) == len(list(program.list_photos(data)))
+    assert len(photos) == len(counted) - (event == "changed")
+    if event == "replaced by a link":
+        assert np.array_equal(photos[1], photos[3])
+
+
+def test_each_size_and_each_split_has_a_cache_of_its_own(tmp_path, counted):
+    data = make_dataset(tmp_path, {"train": 2, "test": 2})
+    for _ in range(2):
+        assert load(data, 8)[0].shape == (4, 8, 8, 3)
+        assert load(data, 9)[0].shape == (4, 9, 9, 3)
+        program.load_photos(program.list_split(data, "test"), 8, program.Console(quiet=True))
+    assert len(counted) == 12
+
+
+def test_a_cache_that_was_cut_short_is_made_again(tmp_path, counted, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = make_dataset(tmp_path / "data", {"train": 3})
+    photos = np.array(load(data)[0])
+    (cache,) = program.cache_folder().iterdir()
+    cache.write_bytes(cache.read_bytes()[:-500])
+    assert np.array_equal(load(data)[0], photos)
+    assert len(counted) == 12
+
+
+def test_a_photo_that_was_left_out_is_named_from_the_cache_too(tmp_path, counted, capsys):
+    data = make_dataset(tmp_path, {"train": 3})
+    (data / "train/dog/dog.0.png").write_bytes(b"broken")
+    one, two = load(data), load(data)
+    said = capsys.readouterr().err.splitlines()
+    assert len(counted) == 6
+    assert len(said) == 2
+    assert said[0] == said[1]
+    assert "dog.0.png: not a photo" in said[0]
+    assert one[1][:, 0].tolist() == two[1][:, 0].tolist() == [0, 0, 0, 1, 1]
+
+
+def test_without_a_place_for_a_cache_the_photos_are_held_in_memory(tmp_path, monkeypatch, capsys):
+    data = make_dataset(tmp_path / "data", {"train": 3})
+    (data / "train/cat/cat.1.png").write_bytes(b"broken")
+    (tmp_path / "cache").write_bytes(b"a file, not a folder")
+    photos, labels = load(data)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    capsys.readouterr()
+    again = load(data)
+    said = capsys.readouterr().err
+    assert "held in memory" in said
+    assert said.count("left out") == 1
+    assert np.array_equal(again[0], photos)
+    assert np.array_equal(again[1], labels)
+
+
+def test_the_photos_themselves_are_left_alone_by_the_cache(tmp_path):
+    data = make_dataset(tmp_path, {"train": 2})
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in data.rglob("*.png")}
+    load(data)
+    program.clear_cache()
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in data.rglob("*") if path.is_file()} == before

@@ -1,4 +1,4 @@
-"""Room 11: the class learns what can be learned and nothing else, keeps the best, and answers in rows."""
+"""Room 12: the class learns what can be learned and nothing else, keeps the best, and answers in rows."""
 
 import contextlib
 import csv
@@ -219,7 +219,7 @@ def test_weights_that_were_loaded_and_not_bettered_keep_the_earlier_file_as_prev
 
 
 def test_a_net_that_was_fitted_by_hand_is_the_one_that_answers(dataset, tmp_path, weights):
-    classifier = CatDogClassifier(weights=weights, batch_size=8, quiet=True)
+    classifier = CatDogClassifier(weights=weights, batch_size=8, precision="float32", quiet=True)
     train, _ = classifier.load_data(dataset)
     model = classifier.createModel()
     model.fit(train, epochs=1, verbose=0, shuffle=False)
@@ -378,3 +378,140 @@ def test_the_tutorials_protocol_learns_something_from_real_photos(real, tmp_path
     classifier = CatDogClassifier(weights=str(Path(tmp_path, "net.h5")), optimizer="adam", epochs=12, augment=False, seed=0, quiet=True)
     classifier.train(tmp_path / "data")
     assert classifier.summary["test"]["interval"][0] > 0.5
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """An empty cache folder for this test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "catdogclassifier"
+
+
+@pytest.fixture
+def litert():
+    """LiteRT, which is an extra; tests that want it are skipped without it."""
+    return pytest.importorskip("ai_edge_litert.interpreter", reason="pip install ai-edge-litert")
+
+
+@pytest.fixture
+def unsure(tmp_path, trained):
+    """A weights file of a net whose answers differ from photo to photo and are near neither 0 nor 1."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    model = program.build_model("default", trained.settings)
+    model.set_weights([weight * 0.95 for weight in model.get_weights()])
+    (tmp_path / "unsure.h5").write_bytes(program.pack_weights(model, trained.facts))
+    return str(tmp_path / "unsure.h5")
+
+
+def second(rows):
+    return [row.probabilities["dog"] for row in rows]
+
+
+def test_litert_answers_as_keras_does(litert, own_cache, trained, unsure):
+    photos = list(program.list_photos(trained.settings.dataset))
+    quick_one, slow_one = (CatDogClassifier(weights=unsure, quiet=True) for _ in range(2))
+    slow_one.load_weights()
+    rows, expected = quick_one.predict(photos), slow_one.predict(photos)
+    assert quick_one.model is None  # Keras was not needed
+    assert [row.label for row in rows] == [row.label for row in expected]
+    assert second(rows) == pytest.approx(second(expected), abs=1e-5)
+    assert np.ptp(second(rows)) > 0.01
+    assert second(quick_one.predict(photos[:1])) == pytest.approx(second(expected)[:1], abs=1e-5)  # whatever the batch
+
+
+def test_litert_answers_as_keras_does_on_real_photos(litert, own_cache, unsure, real):
+    photos = list(program.list_photos(real / "originals"))
+    slow_one = CatDogClassifier(weights=unsure, quiet=True)
+    slow_one.load_weights()
+    rows, expected = CatDogClassifier(weights=unsure, quiet=True).predict(photos), slow_one.predict(photos)
+    assert [row.label for row in rows] == [row.label for row in expected]
+    assert second(rows) == pytest.approx(second(expected), abs=1e-3)
+    assert np.ptp(second(rows)) > 0.1
+
+
+def test_an_answer_from_litert_needs_no_tensorflow(litert, own_cache, trained, weights):
+    photo = next(program.list_photos(trained.settings.dataset))
+    code = f"""import sys, CatDogClassifier as p
+code = p.main(["-f", {photo!r}, "--weights", {weights!r}])
+print(code, sorted({{"tensorflow", "keras", "h5py", "matplotlib"}} & set(sys.modules)))"""
+    first, then = (python("-c", code, text=True) for _ in range(2))
+    assert "'tensorflow'" in first.stdout  # the weights have to be converted once
+    assert then.stdout.splitlines() == [first.stdout.splitlines()[0], "0 []"]
+    assert first.stderr == then.stderr == ""
+
+
+def test_litert_follows_the_weights_file(litert, own_cache, trained, weights, tmp_path):
+    photo, path = next(program.list_photos(trained.settings.dataset)), tmp_path / "w.h5"
+    content = Path(weights).read_bytes()
+    path.write_bytes(content)
+    before = CatDogClassifier(weights=str(path), quiet=True).predict(photo)
+    facts = {**trained.facts, "classes": ["bear", "wolf"]}
+    path.write_bytes(program.pack_weights(program.build_model("default", trained.settings), facts))
+    after = CatDogClassifier(weights=str(path), quiet=True).predict(photo)
+    assert set(after[0].probabilities) == {"bear", "wolf"}
+    assert before[0].confidence != after[0].confidence
+    path.write_bytes(content)
+    assert CatDogClassifier(weights=str(path), quiet=True).predict(photo) == before
+    assert len(list(own_cache.iterdir())) == 1  # one file for one weights file
+
+
+def test_a_damaged_conversion_is_made_again(litert, own_cache, trained, weights):
+    photo = next(program.list_photos(trained.settings.dataset))
+    before = CatDogClassifier(weights=weights, quiet=True).predict(photo)
+    (cache,) = own_cache.iterdir()
+    whole = cache.read_bytes()
+    for damaged in (whole[:-1], whole[: len(whole) // 2], b"", whole[:5000] + b"\0" * 100 + whole[5100:]):
+        cache.write_bytes(damaged)
+        assert CatDogClassifier(weights=weights, quiet=True).predict(photo) == before
+        assert cache.read_bytes() != damaged
+
+
+def test_a_net_in_memory_answers_itself_and_not_its_file(litert, own_cache, trained, unsure):
+    photo = next(program.list_photos(trained.settings.dataset))
+    classifier = CatDogClassifier(weights=unsure, precision="float32", quiet=True)
+    before = second(classifier.predict(photo))  # by LiteRT
+    classifier.load_weights()
+    classifier.model.set_weights([weight * 0.9 for weight in classifier.model.get_weights()])
+    assert second(classifier.predict(photo)) != pytest.approx(before, abs=1e-4)
+
+
+@pytest.mark.parametrize("absent", ["not installed", "broken", "no cache"])
+def test_without_litert_everything_works_as_before(absent, own_cache, trained, unsure, monkeypatch):
+    photo = next(program.list_photos(trained.settings.dataset))
+    expected = CatDogClassifier(weights=unsure, quiet=True)
+    expected.load_weights()
+    if absent == "not installed":
+        monkeypatch.setattr(program, "find_spec", lambda name: None)
+    elif absent == "broken":
+        monkeypatch.setattr(program, "litert_forward", lambda content: int("no number"))  # ValueError
+    else:
+        own_cache.parent.write_bytes(b"a file where the folder should be")
+    rows = CatDogClassifier(weights=unsure, quiet=True).predict(photo)
+    assert second(rows) == pytest.approx(second(expected.predict(photo)), abs=1e-5)
+
+
+def test_missing_weights_are_the_same_mistake_with_and_without_litert(tmp_path):
+    with pytest.raises(program.WeightsError, match="there are no weights at"):
+        CatDogClassifier(weights=str(tmp_path / "none.h5"), quiet=True).predict("x.jpg")
+    (tmp_path / "bad.h5").write_bytes(b"no weights")
+    with pytest.raises(program.WeightsError, match="not a weights file"):
+        CatDogClassifier(weights=str(tmp_path / "bad.h5"), quiet=True).predict("x.jpg")
+
+
+def test_a_loaded_net_answers_in_float32_and_trains_in_the_faster_precision(dataset, weights, tmp_path):
+    path = tmp_path / "net.h5"
+    path.write_bytes(Path(weights).read_bytes())
+    classifier = CatDogClassifier(weights=str(path), dataset=str(dataset), epochs=1, batch_size=8, quiet=True)
+    classifier.training_policy = "mixed_bfloat16"
+    classifier.load_weights()
+    loaded = classifier.model.get_weights()
+    assert classifier.predictor is classifier.model
+    assert classifier.model.layers[0].compute_dtype == "float32"
+    kept = classifier._model_to_train()
+    assert kept.layers[0].compute_dtype == "bfloat16"
+    assert all(np.array_equal(one, other) for one, other in zip(kept.get_weights(), loaded, strict=True))
+    classifier.train()
+    assert classifier.summary["precision"] == "mixed_bfloat16"
+    assert classifier.predictor.layers[0].compute_dtype == "float32"

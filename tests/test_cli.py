@@ -1,4 +1,4 @@
-"""Room 12: exit codes, clean streams, one line for every mistake, and quick answers."""
+"""Room 13: exit codes, clean streams, one line for every mistake, and quick answers."""
 
 import csv
 import io
@@ -158,6 +158,27 @@ def test_help_shows_examples_first_and_every_default(run):
     assert out.index("examples:") < out.index("--file")
     for default in ("CatDogClassifier_model.h5", "(default: 30)", "(default: 32)", "(default: rmsprop)", "(default: 0.001)"):
         assert default in out
+
+
+def test_the_cache_is_emptied_and_nothing_else(run, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = sorted(dataset.rglob("*"))
+    program.load_photos(program.list_split(dataset, "train"), 100, program.Console(quiet=True))
+    (cache,) = program.cache_folder().iterdir()
+    size = cache.stat().st_size
+    assert run("--clear-cache") == (0, f"{cache.parent}: {size / 1e6:.1f} MB removed\n", "")
+    assert run("--clear-cache") == (0, f"{cache.parent}: 0.0 MB removed\n", "")
+    assert list(cache.parent.iterdir()) == []
+    assert sorted(dataset.rglob("*")) == before
+
+
+def test_the_bar_knows_how_many_photos_there_are(run, photos, weights, monkeypatch):
+    totals = []
+    monkeypatch.setattr(program.Console, "has_bar", lambda self: True)
+    monkeypatch.setattr(program.Console, "bar", lambda self, label, done, total, *_: totals.append((done, total)))
+    count = len(list(program.list_photos(photos)))
+    run("-d", photos, "--weights", weights)
+    assert totals == [(done, count) for done in range(1, count + 1)]
 
 
 def test_version_names_the_libraries(run):

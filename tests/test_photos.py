@@ -1,4 +1,4 @@
-"""Room 3: whatever a photo is like, it is read right or refused with a reason."""
+"""Room 4: whatever a photo is like, it is read right or refused with a reason."""
 
 import io
 import os
@@ -161,6 +161,23 @@ def test_files_are_listed_recursively_in_numeric_order_without_system_files(tmp_
         (tmp_path / name).touch()
     found = [os.path.relpath(path, tmp_path) for path in list_photos(tmp_path)]
     assert found == ["Cat.1.jpg", "cat.2.jpg", "cat.10.jpg", os.path.join("sub", "b.jpg")]
+
+
+def test_names_that_sort_alike_have_an_order_of_their_own_all_the_same():
+    names = ["a1.jpg", "A1.jpg", "a01.jpg", "a001.jpg", "b.jpg", "a2.jpg"]
+    assert program.natural_order(names) == program.natural_order(names[::-1])
+    assert program.natural_order(names)[-2:] == ["a2.jpg", "b.jpg"]
+
+
+def test_a_folder_is_listed_no_sooner_than_its_photos_are_wanted(tmp_path):
+    for name in ("1/a.jpg", "2/b.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    photos = list_photos(tmp_path)
+    assert next(photos) == str(tmp_path / "1" / "a.jpg")
+    (tmp_path / "2" / "late.jpg").touch()
+    assert list(photos) == [str(tmp_path / "2" / "b.jpg"), str(tmp_path / "2" / "late.jpg")]
+    assert sorted(list_photos(tmp_path, in_order=False)) == sorted(list_photos(tmp_path))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")

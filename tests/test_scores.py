@@ -1,4 +1,4 @@
-"""Rooms 7 and 9: scores are right and honest, and the curves show the history."""
+"""Rooms 8 and 10: scores are right and honest, and the curves show the history."""
 
 import numpy as np
 import pytest

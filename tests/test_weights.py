@@ -1,4 +1,4 @@
-"""Room 10: weights are written whole or not at all, any Keras can read them, and no file can do harm."""
+"""Room 11: weights are written whole or not at all, any Keras can read them, and no file can do harm."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Room 6: the net is the tutorial's, number by number, in every precision; TensorFlow keeps quiet."""
+"""Room 7: the net is the tutorial's, number by number, in every precision; TensorFlow keeps quiet."""
 
 import numpy as np
 import pytest
@@ -70,6 +70,18 @@ def test_every_precision_has_float32_weights_and_a_float32_answer(policy, model)
 )
 def test_a_gpu_trains_in_what_it_has_units_for(details, name, policy):
     assert describe_gpu(details) == program.Device(name, policy)
+
+
+@pytest.mark.parametrize(
+    ("half", "single", "policy"),
+    [([0.09, 0.006, 0.005], [0.02, 0.010, 0.011], "mixed_bfloat16"),  # the first call of each has to set up
+     ([0.09, 0.009, 0.008], [0.02, 0.010, 0.011], "float32"),  # too little gain to be no noise
+     ([0.9, 0.7, 0.8], [0.02, 0.010, 0.011], "float32")],  # a processor that has to emulate it
+)
+def test_a_processor_trains_in_what_measures_faster(half, single, policy, monkeypatch):
+    times = iter((half, single))
+    monkeypatch.setattr(program.timeit, "repeat", lambda work, **_: (work(), next(times))[1])
+    assert program.faster_policy() == policy
 
 
 def test_a_gpu_is_used_with_memory_growth(monkeypatch):
