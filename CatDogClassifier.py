@@ -53,7 +53,6 @@ import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -279,8 +278,9 @@ def beside(weights, ending):
 
 
 def cache_folder():
-    """The one folder for what can be made again at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "catdogclassifier")
+    """The one folder for what can be made again at any time; one that cannot be written where there is no home."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base if os.path.isabs(base) else os.devnull, "catdogclassifier")
 
 
 def cache_name(path, kind):
@@ -1345,6 +1345,8 @@ class CatDogClassifier:
 
     def save_weights(self):
         """Write the weights with what is known of them; a file of an earlier training is kept as NAME.previous.h5."""
+        from importlib import metadata
+
         path = Path(self.settings.weights)
         if not self._previous_kept and path.exists():
             write_whole(beside(path, f".previous{path.suffix}"), path.read_bytes())
@@ -1657,6 +1659,8 @@ def empty_cache(classifier, arguments):
 
 def show_versions(classifier, arguments):
     """--version, without importing what it names."""
+    from importlib import metadata  # slow to import, by the measure of -h
+
     print(f"CatDogClassifier {__version__}, Python {sys.version.split()[0]}")
     for name in ("tensorflow", "keras", "numpy", "matplotlib", "pillow", "h5py"):
         try:

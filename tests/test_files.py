@@ -113,6 +113,16 @@ def test_the_cache_lies_in_the_users_cache_folder(monkeypatch, folder):
     assert cache_folder() == Path("/home/someone/.cache/catdogclassifier")
 
 
+def test_without_a_home_there_is_no_cache_and_no_file_in_a_strange_place(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    with pytest.raises(OSError):  # which its callers take as: do without
+        write()
+    assert read_cache("x.photos", "now") is None
+    assert clear_cache() == 0
+    assert os.listdir(tmp_path) == []
+
+
 def test_the_cache_can_be_emptied_and_that_says_how_much_it_was():
     assert clear_cache() == 0  # there is none yet
     size = sum(write(name=name).stat().st_size for name in ("a.photos", "b.litert", ".c.photos.123.tmp"))
