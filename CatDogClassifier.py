@@ -1502,7 +1502,8 @@ def build_parser():
     actions.add_argument("-d", "--directory", metavar="DIR", help="classify all photos of a folder and its subfolders")
     actions.add_argument("--prepare", metavar="SOURCE", help="copy photos into a new dataset: --dataset NEW")
     actions.add_argument("--clear-cache", action="store_true",
-                         help=f"remove the decoded photos and converted weights that are kept in {cache_folder()}")
+                         help="remove the decoded photos and converted weights that are kept in "
+                         + str(cache_folder()).replace("%", "%%"))
     actions.add_argument("--version", action="store_true", help="print the versions of the program and its libraries")
     actions.add_argument("-h", "--help", action="help", help="print this help")
     group = parser.add_argument_group("options")

@@ -284,3 +284,10 @@ def test_the_standard_streams_may_be_of_a_narrow_encoding(photos, weights):
     assert done.returncode == 1
     assert b"\\u732b.jpg" in done.stdout
     assert b"Traceback" not in done.stderr
+
+
+def test_a_cache_folder_with_a_per_cent_sign_does_not_break_the_help(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "100%s"))
+    code, out, _ = run("-h")
+    assert code == 0
+    assert "100%s" in out
