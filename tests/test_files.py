@@ -63,16 +63,7 @@ def test_a_cache_with_a_single_wrong_byte_is_not_read():
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
-        found = read_cache("x.photos", "now")
-        assert found is None or place >= len(CONTENT), place  # (a letter in the facts alone may differ)
-        assert found is None or np.array_equal(found[0], CONTENT)
-
-
-@pytest.mark.parametrize("closing", [b"null", b"[]", b"{}", b'{"state": "now"}', b"\xff\xfe"])
-def test_nonsense_after_the_content_is_not_believed(closing):
-    cache_folder().mkdir(parents=True)
-    (cache_folder() / "x").write_bytes(b"content" + closing + len(closing).to_bytes(8, "little"))
-    assert read_cache("x", "now") is None
+        assert read_cache("x.photos", "now") is None, place
 
 
 def test_a_cache_whose_making_fails_leaves_the_old_one_and_nothing_else():
