@@ -83,6 +83,7 @@ MAX_PIXELS = 100_000_000  # to decode; JPEGs that are larger, up to Pillow's own
 DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped drawings
 
 INSTALL = "Run: pip install -r requirements.txt"
+FASTER = "It need not be; with it the first answer comes many times sooner: pip install ai-edge-litert"
 REAL_PHOTOS = "To bring in real ones: python CatDogClassifier.py --prepare FOLDER --dataset NEW"
 
 # The tutorial's ImageDataGenerator; its shear_range is in degrees.
@@ -192,7 +193,7 @@ class Console:
     """All that is said besides results, on stderr; a bar with the time left where stderr is a terminal."""
 
     def __init__(self, quiet=False):
-        self.quiet, self.width, self.drawn = quiet, 0, 0.0
+        self.quiet, self.width, self.drawn, self.said = quiet, 0, 0.0, set()
 
     def say(self, text):
         if not self.quiet:
@@ -201,6 +202,12 @@ class Console:
     def warn(self, text):
         self.clear()
         print(text, file=sys.stderr, flush=True)
+
+    def once(self, text):
+        """Warn of what would come up again and again."""
+        if text not in self.said:
+            self.said.add(text)
+            self.warn(text)
 
     def has_bar(self):
         """True where a line can be drawn over and someone wants to see it."""
@@ -279,8 +286,8 @@ def beside(weights, ending):
 
 def cache_folder():
     """The one folder for what can be made again at any time; one that cannot be written where there is no home."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base if os.path.isabs(base) else os.devnull, "catdogclassifier")
+    bases = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")  # a relative one is to be ignored
+    return Path(next(filter(os.path.isabs, bases), os.devnull), "catdogclassifier")
 
 
 def cache_name(path, kind):
@@ -655,7 +662,7 @@ def decoded(paths, size, console):
             write_cache(name, state, decode(paths, size, console, left_out), left_out)
             found = read_cache(name, state)
         except OSError as error:
-            console.warn(f"the photos are held in memory: cannot write in {cache_folder()}: {reason(error)}")
+            console.once(f"the photos are held in memory: cannot write in {cache_folder()}: {reason(error)}")
     if not found:
         left_out = []
         found = np.array(list(decode(paths, size, console, left_out)), np.uint8), left_out
@@ -1274,6 +1281,11 @@ class CatDogClassifier:
         return PRECISIONS.get(self.settings.precision) or self.device.policy or faster_policy()
 
     @property
+    def precision(self):
+        """What the model computes in, by the name that --precision has for it."""
+        return self.model.layers[0].compute_dtype
+
+    @property
     def answering_policy(self):
         """The Keras policy to answer in: float32, unless another one was asked for."""
         return PRECISIONS.get(self.settings.precision, "float32")
@@ -1330,7 +1342,7 @@ class CatDogClassifier:
             self.console.say("These are drawings: a net trained on them knows nothing of photographs.\n" + REAL_PHOTOS)
         self.console.say(
             f"Training to tell {' from '.join(self.classes)}, on the {self.device.name} in "
-            f"{self.model.layers[0].dtype_policy.name}; epochs: at most {self.settings.epochs}.\n"
+            f"{self.precision}; epochs: at most {self.settings.epochs}.\n"
             "Ctrl-C stops and keeps the best so far."
         )
 
@@ -1345,7 +1357,7 @@ class CatDogClassifier:
             "overfitted_from": overfitted_from(history, self.kept), "validation": self._score(*self.validation),
             "test": self._test_score(directory), "seconds": round(sum(training.seconds), 1),
             "seconds_per_epoch": round(float(np.median(training.seconds)), 2), "device": self.device.name,
-            "precision": self.model.layers[0].dtype_policy.name, "drawings": self.drawings,
+            "precision": self.precision, "drawings": self.drawings,
         }
         self.save_weights()
 
@@ -1669,11 +1681,12 @@ def show_versions(classifier, arguments):
     from importlib import metadata  # slow to import, by the measure of -h
 
     print(f"CatDogClassifier {__version__}, Python {sys.version.split()[0]}")
-    for name in ("tensorflow", "keras", "numpy", "matplotlib", "pillow", "h5py"):
+    needed = dict.fromkeys(("tensorflow", "keras", "numpy", "matplotlib", "pillow", "h5py"), INSTALL)
+    for name, hint in (needed | {"ai-edge-litert": FASTER}).items():
         try:
             print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
-            print(f"{name} is not installed. {INSTALL}")
+            print(f"{name} is not installed. {hint}")
     return 0
 
 

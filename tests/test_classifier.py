@@ -513,5 +513,5 @@ def test_a_loaded_net_answers_in_float32_and_trains_in_the_faster_precision(data
     assert kept.layers[0].compute_dtype == "bfloat16"
     assert all(np.array_equal(one, other) for one, other in zip(kept.get_weights(), loaded, strict=True))
     classifier.train()
-    assert classifier.summary["precision"] == "mixed_bfloat16"
+    assert classifier.summary["precision"] == "bfloat16"
     assert classifier.predictor.layers[0].compute_dtype == "float32"
