@@ -32,6 +32,7 @@ import argparse
 import collections
 import contextlib
 import csv
+import errno
 import filecmp
 import functools
 import hashlib
@@ -154,7 +155,9 @@ class UsageError(CatDogError):
 
 
 class PhotoError(CatDogError):
-    """One photo cannot be read."""
+    """One photo cannot be read; `passing` when the reason may be gone the next time."""
+
+    passing = False
 
 
 class DatasetError(CatDogError):
@@ -246,7 +249,7 @@ class Console:
 def replacing(path):
     """A file to write that takes the place of another in one step, at the end: there is the old one or the new one."""
     target = Path(os.path.realpath(path))  # a link stays a link
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -330,17 +333,25 @@ def read_cache(name, state):
             return None
         found, facts = json.loads(content[len(content) - length :].tobytes())
         return (content[: len(content) - length], facts) if found == state else None
-    except (OSError, ValueError, struct.error):
+    except (OSError, ValueError, TypeError, struct.error):
         return None
 
 
+def can_write_cache():
+    """Whether a cache could be written: to be asked before something is made for it alone."""
+    with contextlib.suppress(OSError):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+    return os.access(cache_folder(), os.W_OK)
+
+
 def clear_cache():
-    """Empty the cache folder; returns how many bytes that frees. Raises WriteError."""
+    """Remove our files from the cache folder, no others; returns how many bytes that frees. Raises WriteError."""
     freed = 0
     try:
         for path in cache_folder().iterdir() if cache_folder().exists() else ():
-            freed += path.lstat().st_size
-            path.unlink()
+            if re.fullmatch(r"\.?[0-9a-f]{32}(-\d+\.photos|\.litert)(\.[0-9a-f]{8}\.tmp)?", path.name):
+                freed += path.lstat().st_size
+                path.unlink()
     except OSError as error:
         raise WriteError(f"cannot empty {cache_folder()}: {reason(error)}") from None
     return freed
@@ -352,8 +363,13 @@ def clear_cache():
 
 
 def natural_order(names):
-    """Names sorted so that cat.2.jpg comes before cat.10.jpg."""
-    return sorted(sorted(names), key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(20), name.lower()))
+    """Names sorted so that cat.2.jpg comes before cat.10.jpg: of two numbers, the one with more digits is larger."""
+
+    def measured(digits):
+        number = digits[0].lstrip("0")
+        return f"0{chr(len(number))}{number}"
+
+    return sorted(sorted(names), key=lambda name: re.sub(r"\d+", measured, name.lower()))
 
 
 def is_system_file(name):
@@ -365,7 +381,23 @@ def list_photos(folder, in_order=True):
     """Yield the paths of all files under a folder, sorted; links to folders are not followed.
 
     What is a photo is decided by reading it, not by its name. A folder that cannot be listed is yielded itself: the
-    attempt to read it tells the reason. Holds the names of one folder at a time.
+    attempt to read it tells the reason.
+    """
+    levels = [iter([(os.fspath(folder), True)])]  # a stack, for folders may lie deeper than Python's
+    while levels:
+        path, is_folder = next(levels[-1], (None, False))
+        if path is None:
+            levels.pop()
+        elif is_folder:
+            levels.append(list_folder(path, in_order))
+        else:
+            yield path
+
+
+def list_folder(folder, in_order):
+    """Yield (path, is it a folder) for what lies right in a folder; for one that cannot be listed (folder, False).
+
+    Holds the bare names only: there may be a million.
     """
     folders, names = set(), []
     try:
@@ -376,14 +408,10 @@ def list_photos(folder, in_order=True):
                     if entry.is_dir(follow_symlinks=False):
                         folders.add(entry.name)
     except OSError:
-        yield os.fspath(folder)
+        yield folder, False
         return
     for name in natural_order(names) if in_order else names:
-        path = os.path.join(folder, name)
-        if name in folders:
-            yield from list_photos(path, in_order)
-        else:
-            yield path
+        yield os.path.join(folder, name), name in folders
 
 
 def subfolders(folder, aliases):
@@ -430,6 +458,7 @@ def check_classes(where, classes, fix):
 # All that Pillow's readers are known to raise on damaged data; a Python exception there is a refusal, not a bug.
 UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError, OverflowError,
               NotImplementedError, AttributeError, struct.error)
+PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}  # of disks and networks
 
 ORIENTATIONS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
                 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -456,7 +485,9 @@ def read_photo(path, size):
         raise PhotoError(f"not a photo that can be read ({', '.join(PHOTO_FORMATS)})") from None
     except UNREADABLE as error:
         why = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        raise PhotoError(f"cannot be read: {why}") from None
+        refusal = PhotoError(f"cannot be read: {why}")
+        refusal.passing = isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING
+        raise refusal from None
 
 
 def open_regular(path):
@@ -641,19 +672,19 @@ def load_photos(classes, size, console):
     paths = [path for photos in classes.values() for path in photos]
     labels = np.repeat(np.arange(len(classes), dtype=np.float32), [len(photos) for photos in classes.values()])
     photos, left_out = decoded(paths, size, console)
-    for place, why in left_out:
+    for place, why, _ in left_out:
         console.warn(f"left out {printable(paths[place])}: {why}")
-    labels = np.delete(labels, [place for place, _ in left_out])
+    labels = np.delete(labels, [place for place, *_ in left_out])
     if len(set(labels)) < len(classes):
         raise DatasetError(f"none of the photos of a class could be read ({', '.join(classes)})")
     return photos, labels[:, None]
 
 
 def decoded(paths, size, console):
-    """The photos that can be read, uint8 (N, size, size, 3), and [place in paths, reason] for each of the others.
+    """The photos that can be read, uint8 (N, size, size, 3), and of the others [place in paths, reason, may it pass].
 
-    Decoded the first time only: a cache keeps them, until a photo changes. Where it cannot be written they are held in
-    memory.
+    Decoded the first time only: a cache keeps them, until a photo changes; but not when some could not be read for a
+    reason that may pass. Where the cache cannot be written they are held in memory.
     """
     name, state = cache_name(os.path.commonpath(map(os.path.abspath, paths)), f"-{size}.photos"), state_of(paths, size)
     found, left_out = read_cache(name, state), []
@@ -661,11 +692,15 @@ def decoded(paths, size, console):
         try:
             write_cache(name, state, decode(paths, size, console, left_out), left_out)
             found = read_cache(name, state)
+            if any(passing for *_, passing in left_out):
+                (cache_folder() / name).unlink()  # what is mapped stays readable
         except OSError as error:
             console.once(f"the photos are held in memory: cannot write in {cache_folder()}: {reason(error)}")
     if not found:
-        left_out = []
-        found = np.array(list(decode(paths, size, console, left_out)), np.uint8), left_out
+        photos, left_out, count = np.empty((len(paths), size, size, 3), np.uint8), [], 0
+        for count, photo in enumerate(decode(paths, size, console, left_out), start=1):
+            photos[count - 1] = photo
+        found = photos[:count], left_out
     return found[0].reshape(-1, size, size, 3), found[1]
 
 
@@ -682,12 +717,12 @@ def state_of(paths, size):
 
 
 def decode(paths, size, console, left_out):
-    """Yield the photos that can be read, uint8 (size, size, 3); put [place, reason] of the others into `left_out`."""
+    """Yield the photos that can be read, uint8 (size, size, 3); put the others into `left_out`, see `decoded`."""
     started = time.monotonic()
     for i, (_, photo) in enumerate(read_photos(paths, size)):
         console.bar("reading", i, len(paths), started)
         if isinstance(photo, PhotoError):
-            left_out.append([i, str(photo)])
+            left_out.append([i, str(photo), photo.passing])
         else:
             yield photo
     console.clear()
@@ -1182,8 +1217,6 @@ def litert_forward(content, batch_size=4):
 
     interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
     (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
-    with hushed():  # it announces its delegate
-        interpreter.allocate_tensors()
 
     def answer(photos):
         interpreter.resize_tensor_input(given["index"], photos.shape)
@@ -1196,6 +1229,8 @@ def litert_forward(content, batch_size=4):
         parts = [answer(scaled(photos[i : i + batch_size])) for i in range(0, len(photos), batch_size)]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
+    with hushed():  # it announces its delegate; and if it cannot answer, that shows here
+        answer(np.zeros(given["shape"], np.float32))
     return forward
 
 
@@ -1237,12 +1272,12 @@ class CatDogClassifier:
         self.settings = Settings(**settings)
         self.console = Console(self.settings.quiet)
         self.rung, self.size, self.classes, self.drawings = "default", RUNGS["default"].size, ("cat", "dog"), False
-        self._previous_kept, self._answering, self._litert = False, None, None
+        self._previous_kept, self._answering, self._as_loaded = False, None, None
         self._take(None, None)
 
     def _take(self, model, facts):
         """Go on with this model, about whose weights this is known."""
-        self.model, self.facts, self.history, self.kept, self.summary = model, facts, None, 0, {}
+        self.model, self.facts, self.history, self.kept, self.summary, self._litert = model, facts, None, 0, {}, None
 
     @functools.cached_property
     def device(self):
@@ -1317,10 +1352,13 @@ class CatDogClassifier:
         return self.history
 
     def _model_to_train(self):
-        """A new net, or the present one; one that was only loaded so far is put into the policy of trainings."""
+        """A new net, or the present one; one that is as it was loaded is put into the policy of trainings."""
+        if self.model is None and self.facts:  # LiteRT answered so far
+            self.load_weights()
         if self.model is None:
             return self.createModel()
-        if self.model.layers[0].dtype_policy.name != self.training_policy and not int(self.model.optimizer.iterations):
+        untouched = self.model.optimizer is self._as_loaded and not int(self._as_loaded.iterations)
+        if untouched and self.model.layers[0].dtype_policy.name != self.training_policy:
             weights, self.model = self.model.get_weights(), build_model(self.rung, self.settings, self.training_policy)
             self.model.set_weights(weights)
         return self.model
@@ -1385,6 +1423,7 @@ class CatDogClassifier:
         self.device  # noqa: B018 (TensorFlow starts here)
         model = build_model(self.rung, self.settings, self.answering_policy)
         self._take(model, unpack_weights(path, model))
+        self._as_loaded = model.optimizer
         self._know(self.facts)
 
     def showAcc(self):
@@ -1403,7 +1442,7 @@ class CatDogClassifier:
     @property
     def predictor(self):
         """The net that answers: the trained weights in `answering_policy`."""
-        if not self._is_trained():
+        if self.model is None or not self._is_trained():
             self.load_weights()
         if self.model.layers[0].dtype_policy.name == self.answering_policy:
             return self.model
@@ -1424,20 +1463,30 @@ class CatDogClassifier:
         return (self.model is None and self._litert) or functools.partial(forward, self.predictor)
 
     def _open_litert(self):
-        """The weights file on LiteRT, None where that fails; converted once, a cache keeps it as long as they match."""
+        """The weights file on LiteRT; None where that fails. Converted once, a cache keeps it as long as they match."""
         weights = self.settings.weights
         name, state = cache_name(weights, ".litert"), digest_of(weights)
         found = read_cache(name, state)
+        if not found and state and can_write_cache():
+            source = CatDogClassifier(**asdict(self.settings))
+            found = self._convert(source.predictor, source.facts, name, state)
         try:
-            if state and not found:
-                source = CatDogClassifier(**asdict(self.settings))
-                write_cache(name, state, [pack_litert(source.predictor)], source.facts)
-                found = read_cache(name, digest_of(weights))
-            if found:
-                self._know(found[1])
-                return litert_forward(found[0].tobytes())
-        except (OSError, ImportError, AttributeError, TypeError, ValueError, RuntimeError):
-            pass  # a version of LiteRT or of TensorFlow that does not do this: then without
+            forward, facts = litert_forward(found[0].tobytes()), found[1]
+        except Exception:  # noqa: BLE001 (whatever an optional library fails with, there is Keras)
+            return None
+        self.facts = facts
+        self._know(facts)
+        return forward
+
+    def _convert(self, model, facts, name, state):
+        """Write the cache of a model for LiteRT and read it; None where that fails, or the weights file has changed."""
+        try:
+            content = pack_litert(model)
+            if digest_of(self.settings.weights) == state:
+                write_cache(name, state, [content], facts)
+                return read_cache(name, state)
+        except Exception:  # noqa: BLE001, S110 (TensorFlow's converter raises plain ones)
+            pass
         return None
 
     def _know(self, facts):

@@ -1,6 +1,8 @@
 """Room 6: every training photo once an epoch, augmented as in the tutorial; validation photos untouched."""
 
+import errno
 import os
+import types
 
 import numpy as np
 import pytest
@@ -281,3 +283,51 @@ def test_the_photos_themselves_are_left_alone_by_the_cache(tmp_path):
     load(data)
     program.clear_cache()
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in data.rglob("*") if path.is_file()} == before
+
+
+def test_a_photo_that_could_not_be_read_for_a_passing_reason_is_tried_again(tmp_path, monkeypatch, capsys):
+    data, opened = make_dataset(tmp_path, {"train": 3}), program.open_regular
+
+    def fail(path):
+        if str(path).endswith("cat.1.png"):
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(path)
+
+    monkeypatch.setattr(program, "open_regular", fail)
+    assert len(load(data)[0]) == 5
+    assert "cat.1.png: cannot be read: Input/output error" in capsys.readouterr().err
+    monkeypatch.setattr(program, "open_regular", opened)
+    assert len(load(data)[0]) == 6
+
+
+def test_a_cache_that_vanishes_at_once_costs_time_only(tmp_path, monkeypatch, capsys):
+    data = make_dataset(tmp_path, {"train": 3})
+    (data / "train/cat/cat.0.png").write_bytes(b"broken")
+    monkeypatch.setattr(program, "read_cache", lambda name, state: None)
+    photos, labels = load(data)
+    assert len(photos) == len(labels) == 5
+    assert capsys.readouterr().err.count("cat.0.png") == 1
+
+
+STAT = {"st_size": 5, "st_mtime_ns": 6, "st_ctime_ns": 7}
+
+
+@pytest.mark.parametrize("change", [{"st_size": 4}, {"st_mtime_ns": 4}, {"st_ctime_ns": 4}, "path", "pixels", "Pillow", "gone"])
+def test_whatever_decides_how_a_photo_is_decoded_is_part_of_the_state(change, monkeypatch):
+    def state(path="a.jpg", size=150, **stat):
+        monkeypatch.setattr(os, "stat", lambda path: types.SimpleNamespace(**{**STAT, **stat}))
+        return program.state_of([path], size)
+
+    def missing(path):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    before = state()
+    assert before == state()
+    if change == "Pillow":
+        monkeypatch.setattr(program.PIL, "__version__", "0.1")
+    if change == "gone":
+        monkeypatch.setattr(os, "stat", missing)
+        assert program.state_of(["a.jpg"], 150) != before
+    else:
+        assert {"path": lambda: state("b.jpg"), "pixels": lambda: state(size=151), "Pillow": state}.get(
+            str(change), lambda: state(**change))() != before

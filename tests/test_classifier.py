@@ -477,7 +477,7 @@ def test_a_net_in_memory_answers_itself_and_not_its_file(litert, own_cache, trai
     assert second(classifier.predict(photo)) != pytest.approx(before, abs=1e-4)
 
 
-@pytest.mark.parametrize("absent", ["not installed", "broken", "no cache"])
+@pytest.mark.parametrize("absent", ["not installed", "broken", "unwilling", "no cache"])
 def test_without_litert_everything_works_as_before(absent, own_cache, trained, unsure, monkeypatch):
     photo = next(program.list_photos(trained.settings.dataset))
     expected = CatDogClassifier(weights=unsure, quiet=True)
@@ -485,9 +485,12 @@ def test_without_litert_everything_works_as_before(absent, own_cache, trained, u
     if absent == "not installed":
         monkeypatch.setattr(program, "find_spec", lambda name: None)
     elif absent == "broken":
-        monkeypatch.setattr(program, "litert_forward", lambda content: int("no number"))  # ValueError
+        monkeypatch.setattr(program, "pack_litert", lambda model: 1 / 0)
+    elif absent == "unwilling":
+        monkeypatch.setattr(program, "litert_forward", lambda content: 1 / 0)
     else:
         own_cache.parent.write_bytes(b"a file where the folder should be")
+        monkeypatch.setattr(program, "pack_litert", lambda model: pytest.fail("converted in vain"))
     rows = CatDogClassifier(weights=unsure, quiet=True).predict(photo)
     assert second(rows) == pytest.approx(second(expected.predict(photo)), abs=1e-5)
 
@@ -515,3 +518,73 @@ def test_a_loaded_net_answers_in_float32_and_trains_in_the_faster_precision(data
     classifier.train()
     assert classifier.summary["precision"] == "bfloat16"
     assert classifier.predictor.layers[0].compute_dtype == "float32"
+
+
+def test_another_precision_than_float32_is_not_left_to_litert(litert, own_cache, unsure, trained):
+    photo = next(program.list_photos(trained.settings.dataset))
+    classifier = CatDogClassifier(weights=unsure, precision="bfloat16", quiet=True)
+    classifier.predict(photo)
+    assert classifier.model.layers[0].compute_dtype == "bfloat16"
+
+
+def test_weights_that_change_while_they_are_converted_are_not_kept(litert, own_cache, trained, unsure, monkeypatch):
+    photo, pack = next(program.list_photos(trained.settings.dataset)), program.pack_litert
+    before = Path(unsure).read_bytes()
+
+    def overtaken(model):
+        Path(unsure).write_bytes(Path(trained.settings.weights).read_bytes())
+        return pack(model)
+
+    monkeypatch.setattr(program, "pack_litert", overtaken)
+    CatDogClassifier(weights=unsure, quiet=True).predict(photo)
+    assert list(own_cache.iterdir()) == []
+    monkeypatch.setattr(program, "pack_litert", pack)
+    Path(unsure).write_bytes(before)
+    assert CatDogClassifier(weights=unsure, quiet=True).predict(photo)[0].confidence < 0.9
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_after_an_answer_the_weights_that_gave_it_count_with_and_without_litert(installed, dataset, weights, tmp_path, monkeypatch):
+    if installed:
+        pytest.importorskip("ai_edge_litert.interpreter", reason="pip install ai-edge-litert")
+    else:
+        monkeypatch.setattr(program, "find_spec", lambda name: None)
+    path = tmp_path / "net.h5"
+    path.write_bytes(Path(weights).read_bytes())
+    classifier = CatDogClassifier(weights=str(path), dataset=str(dataset), epochs=1, batch_size=8, learning_rate=1e-9, quiet=True)
+    classifier.predict(next(program.list_photos(dataset)))
+    other = make_dataset(tmp_path / "other", {"train": 2, "validation": 2}, relabel=lambda label, _: {"cat": "ant", "dog": "bee"}[label])
+    with pytest.raises(DatasetError, match="instead of cat, dog"):
+        classifier.load_data(other)
+    assert classifier.classes == ("cat", "dog")
+    classifier.train()  # goes on from these weights
+    assert classifier.summary["test"]["accuracy"] == 1.0
+
+
+def test_the_trained_weights_answer_after_each_training(dataset, tmp_path, monkeypatch):
+    classifier = quick(tmp_path, dataset=str(dataset), epochs=1, patience=0)
+    classifier.training_policy = "mixed_bfloat16"
+    photo = next(program.list_photos(dataset))
+    for _ in range(2):
+        classifier.train()
+        iterations = int(classifier.model.optimizer.iterations)
+        classifier.model.set_weights([weight * 0.9 for weight in classifier.model.get_weights()])
+        twin = program.build_model("default", classifier.settings)
+        twin.set_weights(classifier.model.get_weights())
+        expected = program.forward(twin, [program.read_photo(photo, 150)])
+        assert second(classifier.predict(photo)) == pytest.approx(expected, abs=1e-6)
+    assert iterations == 6  # of both trainings: the optimizer kept its memory
+
+
+def test_what_was_set_by_hand_after_loading_is_left_alone(weights):
+    import keras
+
+    classifier = CatDogClassifier(weights=weights, quiet=True)
+    classifier.training_policy = "mixed_bfloat16"
+    classifier.load_weights()
+    classifier.model.layers[0].trainable = False
+    classifier.model.compile(keras.optimizers.SGD(1e-7), loss="binary_crossentropy", metrics=["acc"])
+    model = classifier._model_to_train()
+    assert model is classifier.model
+    assert type(model.optimizer).__name__ == "SGD"
+    assert not model.layers[0].trainable

@@ -1,6 +1,8 @@
 """Room 3: files are written whole or not at all; a cache is believed only when it is whole and up to date."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from CatDogClassifier import WriteError, cache_folder, cache_name, clear_cache, read_cache, replacing, write_cache
 
+NAMES = ["0" * 32 + "-150.photos", "a1" * 16 + ".litert", "." + "b2" * 16 + "-8.photos.0123abcd.tmp"]
 CONTENT = np.random.default_rng(0).integers(0, 256, 1000, dtype=np.uint8)
 
 
@@ -117,12 +120,42 @@ def test_without_a_home_there_is_no_cache_and_no_file_in_a_strange_place(monkeyp
 
 def test_the_cache_can_be_emptied_and_that_says_how_much_it_was():
     assert clear_cache() == 0  # there is none yet
-    size = sum(write(name=name).stat().st_size for name in ("a.photos", "b.litert", ".c.photos.123.tmp"))
+    size = sum(write(name=name).stat().st_size for name in NAMES)
     assert clear_cache() == size
     assert os.listdir(cache_folder()) == []
 
 
+def test_names_of_caches_are_those_that_are_emptied(monkeypatch, folder):
+    for kind in ("-150.photos", ".litert"):
+        write(name=cache_name("pets", kind))
+    seen = []
+    monkeypatch.setattr(os, "replace", lambda source, target: seen.append(Path(source).name))
+    monkeypatch.setattr(Path, "unlink", lambda self: None)
+    write(name=cache_name("cars", ".litert"))  # as a process that is killed leaves it
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent))
+    assert len(seen) == 1
+    assert clear_cache() > 0
+    assert os.listdir(cache_folder()) == []
+
+
+def test_nothing_else_is_removed_with_the_cache():
+    write(name=NAMES[0])
+    (cache_folder() / "holiday.jpg").write_bytes(b"mine")
+    (cache_folder() / "folder").mkdir()
+    clear_cache()
+    assert sorted(os.listdir(cache_folder())) == ["folder", "holiday.jpg"]
+
+
 def test_a_cache_that_cannot_be_emptied_says_so():
-    (cache_folder() / "folder").mkdir(parents=True)
+    (cache_folder() / NAMES[0]).mkdir(parents=True)
     with pytest.raises(WriteError, match="cannot empty"):
         clear_cache()
+
+
+@pytest.mark.parametrize("closing", [b"null", b"5", b"[]", b'["now"]', b"\xff\xfe"])
+def test_nonsense_with_a_right_checksum_is_not_believed(closing):
+    cache_folder().mkdir(parents=True)
+    content = b"content" + closing
+    (cache_folder() / "x").write_bytes(content + struct.pack("<QI", len(closing), zlib.crc32(content)))
+    assert read_cache("x", "now") is None

@@ -201,3 +201,57 @@ def test_real_photos_are_all_read(real):
     results = [photo for _, photo in program.read_photos(photos, 150)]
     assert len(results) == 200
     assert all(isinstance(photo, np.ndarray) and photo.shape == (150, 150, 3) for photo in results)
+
+
+def test_numbers_of_any_length_are_in_order():
+    names = [f"a{10**power + 1}b{10**power}.jpg" for power in range(0, 60, 3)]
+    assert program.natural_order(reversed(names)) == names
+    assert program.natural_order(["a0.jpg", "a00.jpg", "a1.jpg", "a-1.jpg", "ab.jpg"]) == ["a-1.jpg", "a0.jpg", "a00.jpg", "a1.jpg", "ab.jpg"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no paths of that length")
+def test_folders_may_lie_deeper_than_python_calls_functions(tmp_path):
+    before, depth = os.getcwd(), 1500
+    try:
+        os.chdir(tmp_path)
+        for _ in range(depth):
+            os.mkdir("a")
+            os.chdir("a")
+        open("x.jpg", "w").close()
+        found = list(list_photos(tmp_path))
+        os.unlink("x.jpg")
+        for _ in range(depth):  # what pytest would do gives up at this depth
+            os.chdir("..")
+            os.rmdir("a")
+    finally:
+        os.chdir(before)
+    assert found == [os.path.join(tmp_path, *["a"] * depth, "x.jpg")]
+
+
+def test_no_more_photos_are_read_ahead_than_promised(tmp_path):
+    path, asked = saved(tmp_path, Image.new("L", (8, 8)), "a.png"), []
+
+    def paths():
+        for number in range(1000):
+            asked.append(number)
+            yield path
+
+    reads = program.read_photos(paths(), 8)
+    for taken in range(1, 10):
+        next(reads)
+        assert len(asked) < taken + program.READ_AHEAD
+    reads.close()
+
+
+def test_a_folder_that_cannot_be_listed_is_named_among_the_photos(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "open.jpg").touch()
+    scandir = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert list(list_photos(tmp_path)) == [str(tmp_path / "closed"), str(tmp_path / "open.jpg")]
