@@ -1,5 +1,7 @@
 """Room 7: the net is the tutorial's, number by number, in every precision; TensorFlow keeps quiet."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -79,9 +81,9 @@ def test_a_gpu_trains_in_what_it_has_units_for(details, name, policy):
      ([0.9, 0.7, 0.8], [0.02, 0.010, 0.011], "float32")],  # a processor that has to emulate it
 )
 def test_a_processor_trains_in_what_measures_faster(half, single, policy, monkeypatch):
-    times = iter((half, single))
-    monkeypatch.setattr(program.timeit, "repeat", lambda work, **_: (work(), next(times))[1])
-    assert program.faster_policy() == policy
+    times = itertools.cycle(itertools.chain.from_iterable(zip(half, single, strict=True)))
+    monkeypatch.setattr(program.timeit, "timeit", lambda work, **_: (work(), next(times))[1])
+    assert program.faster_policy.__wrapped__() == policy
 
 
 def test_a_gpu_is_used_with_memory_growth(monkeypatch):
