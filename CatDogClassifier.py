@@ -759,7 +759,7 @@ def warp(photos, affines):
     """Apply one affine map to each photo, bilinear, edges repeated: (N, S, S, 3) uint8 in, float32 0..1 out.
 
     In plain arithmetic, because XLA compiles that into one pass that is several times as fast as
-    ImageProjectiveTransformV3, the operation made for it.
+    ImageProjectiveTransformV3, the operation made for it (`python tests/benchmark.py ... --only augment augment-op`).
     """
     import tensorflow as tf
 
@@ -963,7 +963,7 @@ def build_model(rung, settings, policy="float32"):
 def scaled(photos):
     """Some uint8 photos, 0..255, as nets want them: float32 (N, size, size, 3), 0..1."""
     pixels = np.array(photos, np.float32)
-    return np.divide(pixels, 255, out=pixels)  # in place: a second array costs four times as much as the arithmetic
+    return np.divide(pixels, 255, out=pixels)  # in place: a second array would cost more than this
 
 
 def forward(model, photos):
