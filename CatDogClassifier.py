@@ -44,10 +44,12 @@ import math
 import os
 import re
 import shutil
+import signal
 import stat
 import struct
 import sys
 import tempfile
+import threading
 import time
 import timeit
 import warnings
@@ -81,7 +83,13 @@ CLASS_ALIASES = {"cats": "cat", "dogs": "dog"}
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}  # as are all names that begin with a dot
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 MAX_PIXELS = 100_000_000  # to decode; JPEGs that are larger, up to Pillow's own limit, at a fraction of their size
+MANY_PIXELS = 20_000_000  # of photos with more only one is decoded at a time
+MAX_ITEMS, MAX_TEXT, MAX_TEXTS = 10_000, 65_536, 128  # in a weights file: arrays; bytes of a text; texts in one list
+MAX_LOST = 0.1  # of the photos of a split may be unreadable; a training with more does not start
+ENOUGH_EPOCHS = 10  # for a net that only guesses to be said not to learn
 DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped drawings
+
+HISTORY, ACCURACY, LOSS, UNFINISHED = BESIDE = "_history.csv", "_accuracy.png", "_loss.png", ".unfinished"  # NAME...
 
 INSTALL = "Run: pip install -r requirements.txt"
 FASTER = "It need not be; with it the first answer comes many times sooner: pip install ai-edge-litert"
@@ -91,6 +99,7 @@ REAL_PHOTOS = "To bring in real ones: python CatDogClassifier.py --prepare FOLDE
 ROTATION, SHIFT, SHEAR, ZOOM = math.radians(40), 0.2, math.radians(0.2), 0.2
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}  # name -> Keras policy
+RECIPE = ("batch_size", "optimizer", "learning_rate", "augment", "precision", "seed")  # what an epoch depends on
 OPTIMIZERS = ("rmsprop", "adam", "adamw", "sgd")
 READ_AHEAD = 128  # photos that are read while earlier ones are classified
 
@@ -116,6 +125,7 @@ class Settings:
     precision: str = option("auto", "arithmetic (auto: training in 16 bits where that is faster, answers in float32)",
                             choices=("auto", *PRECISIONS))
     seed: int | None = option(None, "make a run repeatable (default: a new one each time)", type=int, metavar="N")
+    fresh: bool = option(False, "start over, whatever training was left unfinished", action="store_true")
     quiet: bool = option(False, "print results and errors only", action="store_true", flags=["-q", "--quiet"])
     verbose: bool = option(False, "let TensorFlow's messages through", action="store_true", flags=["-v", "--verbose"])
 
@@ -176,9 +186,34 @@ class TrainingError(CatDogError):
     """A training came to nothing."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which is treated as Ctrl-C is, but for the exit code."""
+
+
+def interrupt(number, frame=None):
+    """A handler of SIGINT and SIGTERM: leave from wherever the program is."""
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def handling(signals, handler):
+    """Inside, these signals are handled so; nothing changes outside the main thread, where Python has no signals."""
+    ours = signals if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, handler) for number in ours}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier or signal.SIG_DFL)
+
+
+# What could forge a line, act on a terminal or turn the text around, and bytes that are no text.
+FORGING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def printable(text):
     """The text on one line: line breaks, control characters and undecodable bytes of a file's name as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return FORGING.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 def reason(error):
@@ -241,8 +276,23 @@ class Console:
 
 
 # ======================================================================================================================
-# 3. Files: written whole or not at all; caches, checked before they are believed
+# 3. Files: written whole or not at all, sealed against damage; caches
 # ======================================================================================================================
+
+
+def open_regular(path):
+    """Open a file for reading. Raises OSError for a folder, and for what could block for ever: pipes, devices."""
+    if os.path.isdir(path):  # Windows cannot open a folder to look at it
+        os.scandir(path).close()  # a folder that may not be looked into says so
+        raise IsADirectoryError(errno.EISDIR, "a folder, not a file", path)
+    irregular = OSError(errno.EINVAL, "not a regular file", path)
+    if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened: that alone acts on pipes and devices
+        raise irregular
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # and after that: it may have been exchanged
+        os.close(descriptor)
+        raise irregular
+    return os.fdopen(descriptor, "rb")
 
 
 @contextlib.contextmanager
@@ -261,25 +311,42 @@ def replacing(path):
             temporary.unlink()
 
 
-def write_whole(path, content):
+def write_whole(path, *chunks):
     """Write bytes to a file, whole or not at all. Raises WriteError."""
     try:
         with replacing(path) as file:
-            file.write(content)
+            file.writelines(chunks)
     except OSError as error:
         raise WriteError(f"cannot write {path}: {reason(error)}", "Name another place with --weights") from None
 
 
 def check_writable(path):
-    """Raise WriteError now rather than after an hour of training."""
-    path = Path(path)
+    """Raise WriteError now rather than after an hour of training; sweep up what a killed one left half-written."""
+    path, target, start = Path(path), Path(os.path.realpath(path)), b""
     if path.exists() and not path.is_file():
         raise WriteError(f"cannot write {path}: it is no regular file", "Name a file with --weights")
     try:
-        with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent):
+        with tempfile.TemporaryFile(dir=target.parent):
             pass
+        names = "|".join(re.escape(beside(target, ending).name) for ending in (target.suffix, *BESIDE))
+        remove_files(target.parent, rf"\.({names})\.[0-9a-f]{{8}}\.tmp")
+        if path.exists():
+            with open_regular(path) as file:
+                start = file.read(8)
     except OSError as error:
         raise WriteError(f"cannot write in {path.parent}: {reason(error)}", "Name another --weights") from None
+    if start not in (b"", b"\x89HDF\r\n\x1a\n"):
+        raise WriteError(f"{path} holds no weights but something else", "Name another --weights, or remove it")
+
+
+def remove_files(folder, pattern):
+    """Remove the files of a folder whose whole names match; returns how many bytes that frees. Raises OSError."""
+    freed = 0
+    for path in Path(folder).iterdir():
+        if re.fullmatch(pattern, path.name):
+            freed += path.lstat().st_size
+            path.unlink()
+    return freed
 
 
 def beside(weights, ending):
@@ -301,40 +368,52 @@ def cache_name(path, kind):
 def digest_of(path):
     """The state of a file and of this program, for a cache made from it; None when it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return f"{__version__} {hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError:
         return None
 
 
-def write_cache(name, state, chunks, facts):
-    """Write chunks of bytes as a cache, valid as long as what it was made from is in this state. Raises OSError.
+def sealed(key, chunks, facts):
+    """Yield the chunks of a file that shows whether it is whole: some content, a key to compare, facts.
 
-    After the content come state and facts as JSON, the length of that, and a checksum of it all. `facts` are looked at
+    After the content come key and facts as JSON, the length of that, and a checksum of it all. `facts` are looked at
     when all the chunks have been made.
     """
-    cache_folder().mkdir(parents=True, exist_ok=True)
     checksum = 0
-    with replacing(cache_folder() / name) as file:
-        for chunk in chunks:
-            checksum = zlib.crc32(chunk, checksum)
-            file.write(chunk)
-        closing = json.dumps([state, facts]).encode()
-        file.write(closing + struct.pack("<QI", len(closing), zlib.crc32(closing, checksum)))
+    for chunk in chunks:
+        checksum = zlib.crc32(chunk, checksum)
+        yield chunk
+    closing = json.dumps([key, facts]).encode()
+    yield closing + struct.pack("<QI", len(closing), zlib.crc32(closing, checksum))
 
 
-def read_cache(name, state):
-    """The content of a cache, uint8 (bytes,) in mapped memory, and its facts; None unless whole and of this state."""
+def read_sealed(path):
+    """(content, uint8 (bytes,) in mapped memory; key; facts) of a `sealed` file; None unless it is whole."""
     try:
-        stored = np.memmap(cache_folder() / name, np.uint8, "r")
+        with open_regular(path) as file:
+            stored = np.memmap(file, np.uint8, "r")
         content, ending = stored[:-12], stored[-12:].tobytes()
         length, checksum = struct.unpack("<QI", ending)
         if checksum != zlib.crc32(content):
             return None
-        found, facts = json.loads(content[len(content) - length :].tobytes())
-        return (content[: len(content) - length], facts) if found == state else None
-    except (OSError, ValueError, TypeError, struct.error):
+        key, facts = json.loads(content[len(content) - length :].tobytes())
+        return content[: len(content) - length], key, facts
+    except (OSError, ValueError, TypeError, RecursionError, struct.error):
         return None
+
+
+def write_cache(name, state, chunks, facts):
+    """Write a cache, valid as long as what it was made from is in this state; see `sealed`. Raises OSError."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with replacing(cache_folder() / name) as file:
+        file.writelines(sealed(state, chunks, facts))
+
+
+def read_cache(name, state):
+    """The content of a cache, uint8 (bytes,) in mapped memory, and its facts; None unless whole and of this state."""
+    content, found, facts = read_sealed(cache_folder() / name) or (None, None, None)
+    return (content, facts) if content is not None and found == state else None
 
 
 def can_write_cache():
@@ -346,15 +425,11 @@ def can_write_cache():
 
 def clear_cache():
     """Remove our files from the cache folder, no others; returns how many bytes that frees. Raises WriteError."""
-    freed = 0
     try:
-        for path in cache_folder().iterdir() if cache_folder().exists() else ():
-            if re.fullmatch(r"\.?[0-9a-f]{32}(-\d+\.photos|\.litert)(\.[0-9a-f]{8}\.tmp)?", path.name):
-                freed += path.lstat().st_size
-                path.unlink()
+        ours = r"\.?[0-9a-f]{32}(-\d+\.photos|\.litert)(\.[0-9a-f]{8}\.tmp)?"
+        return remove_files(cache_folder(), ours) if cache_folder().exists() else 0
     except OSError as error:
         raise WriteError(f"cannot empty {cache_folder()}: {reason(error)}") from None
-    return freed
 
 
 # ======================================================================================================================
@@ -377,24 +452,25 @@ def is_system_file(name):
     return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
-def list_photos(folder, in_order=True):
+def list_photos(folder, in_order=True, ignored=None):
     """Yield the paths of all files under a folder, sorted; links to folders are not followed.
 
     What is a photo is decided by reading it, not by its name. A folder that cannot be listed is yielded itself: the
-    attempt to read it tells the reason.
+    attempt to read it tells the reason. Only system files are ignored, and counted in the Counter `ignored`.
     """
+    ignored = collections.Counter() if ignored is None else ignored
     levels = [iter([(os.fspath(folder), True)])]  # a stack, for folders may lie deeper than Python's
     while levels:
         path, is_folder = next(levels[-1], (None, False))
         if path is None:
             levels.pop()
         elif is_folder:
-            levels.append(list_folder(path, in_order))
+            levels.append(list_folder(path, in_order, ignored))
         else:
             yield path
 
 
-def list_folder(folder, in_order):
+def list_folder(folder, in_order, ignored):
     """Yield (path, is it a folder) for what lies right in a folder; for one that cannot be listed (folder, False).
 
     Holds the bare names only: there may be a million.
@@ -403,10 +479,13 @@ def list_folder(folder, in_order):
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not is_system_file(entry.name):
-                    names.append(entry.name)
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.add(entry.name)
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if is_system_file(entry.name):
+                    ignored["files"] += sum(len(files) for *_, files in os.walk(entry.path)) if is_folder else 1
+                    continue
+                names.append(entry.name)
+                if is_folder:
+                    folders.add(entry.name)
     except OSError:
         yield folder, False
         return
@@ -424,8 +503,8 @@ def subfolders(folder, aliases):
     return dict(sorted(found.items()))
 
 
-def list_split(dataset, split, known=None):
-    """The photos of one split of a dataset, by class: {class name: [paths]}, both sorted.
+def list_split(dataset, split, known=None, ignored=None):
+    """The photos of one split of a dataset, by class: {class name: [paths]}, both sorted; `ignored`: see list_photos.
 
     Raises DatasetError unless DATASET/SPLIT holds exactly two class folders, files in each, of the names in `known`.
     """
@@ -438,7 +517,8 @@ def list_split(dataset, split, known=None):
     classes = {}
     for folder in folders:
         for name, paths in subfolders(folder, CLASS_ALIASES).items():
-            classes.setdefault(name, []).extend(photo for path in paths for photo in list_photos(path))
+            photos = itertools.chain.from_iterable(list_photos(path, ignored=ignored) for path in paths)
+            classes.setdefault(name, []).extend(photos)
     check_classes(f"{dataset}/{split}", classes, layout)
     if known and set(known) != set(classes):
         raise DatasetError(f"{dataset}/{split} holds {', '.join(classes)} instead of {', '.join(known)}", layout)
@@ -465,6 +545,9 @@ ORIENTATIONS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_18
                 8: Image.Transpose.ROTATE_90}
 
 
+LARGE_PHOTOS = ThreadPoolExecutor(1)  # one at a time, in one thread: each may take a gigabyte, which a thread keeps
+
+
 def read_photo(path, size):
     """Read a photo as every part of the program sees it: uint8 (size, size, 3) RGB, 0..255.
 
@@ -475,10 +558,12 @@ def read_photo(path, size):
     try:
         with open_regular(path) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
             image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded at 1/2, 1/4 or 1/8, several times faster
-            if math.prod(image.size) > MAX_PIXELS:
+            pixels = math.prod(image.size)
+            if pixels > MAX_PIXELS:
                 raise PhotoError(f"too large: {image.width} x {image.height} pixels")
-            photo = to_rgb(upright(image)).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
-            return np.asarray(photo)
+            if pixels > MANY_PIXELS:
+                return LARGE_PHOTOS.submit(squashed, image, size).result()
+            return squashed(image, size)
     except Image.DecompressionBombError:
         raise PhotoError(f"too large: more than {2 * Image.MAX_IMAGE_PIXELS} pixels") from None
     except Image.UnidentifiedImageError:
@@ -490,17 +575,11 @@ def read_photo(path, size):
         raise refusal from None
 
 
-def open_regular(path):
-    """Open a file for reading, but no folder and nothing that could block for ever (a pipe, a socket, a device)."""
-    if os.path.isdir(path):  # Windows cannot open a folder to look at it
-        os.scandir(path).close()  # a folder that may not be looked into says so
-        raise PhotoError("a folder, not a photo")
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise PhotoError("not a regular file")
-    return os.fdopen(descriptor, "rb")
+def squashed(image, size):
+    """An opened image as uint8 (size, size, 3) RGB; it is closed, so that its memory is free for the next one."""
+    photo = np.asarray(to_rgb(upright(image)).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0))
+    image.close()
+    return photo
 
 
 def upright(image):
@@ -534,14 +613,28 @@ def read_photos(paths, size):
         except PhotoError as error:
             return path, error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting = collections.deque()
+    pool, waiting = ThreadPoolExecutor(os.cpu_count()), collections.deque()
+    try:
         for path in paths:
             waiting.append(pool.submit(attempt, path))
             if len(waiting) >= READ_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # who leaves early need not wait for what was read ahead
+
+
+def kinds(paths):
+    """How many files have which ending: ".heic 410, .jpg 2"."""
+    counts = collections.Counter(os.path.splitext(path)[1].lower()[:10] or "without ending" for path in paths)
+    return ", ".join(f"{printable(kind)} {count}" for kind, count in counts.most_common())
+
+
+def told(ignored):
+    """What to say of the Counter of ignored files: ["2 system files ignored"], [] for none."""
+    count = ignored["files"]
+    return [f"{count} system file{'s' * (count > 1)} ignored"] if count else []
 
 
 def is_drawing(path):
@@ -549,7 +642,7 @@ def is_drawing(path):
     try:
         with open_regular(path) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
             return image.info.get("comment") == DRAWING_MARK
-    except (PhotoError, *UNREADABLE):
+    except UNREADABLE:
         return False
 
 
@@ -667,14 +760,18 @@ def load_photos(classes, size, console):
     """The photos of {class: [paths]}: uint8 (N, size, size, 3) and float32 (N, 1), the class's place as label.
 
     The photos lie in mapped memory, so they need not fit into the machine's. A photo that cannot be read is named and
-    left out; raises DatasetError when none of a class is left.
+    left out; raises DatasetError when none of a class is left, or more than one and more than MAX_LOST are lost.
     """
     paths = [path for photos in classes.values() for path in photos]
     labels = np.repeat(np.arange(len(classes), dtype=np.float32), [len(photos) for photos in classes.values()])
     photos, left_out = decoded(paths, size, console)
+    lost = [place for place, *_ in left_out]
+    if len(lost) > max(1, MAX_LOST * len(paths)):
+        found = f"{len(lost)} of {len(paths)} photos cannot be read ({kinds(paths[place] for place in lost)})"
+        raise DatasetError(f"{found}, the first: {paths[lost[0]]}: {left_out[0][1]}", f"{MAX_LOST:.0%} may be lost")
     for place, why, _ in left_out:
         console.warn(f"left out {printable(paths[place])}: {why}")
-    labels = np.delete(labels, [place for place, *_ in left_out])
+    labels = np.delete(labels, lost)
     if len(set(labels)) < len(classes):
         raise DatasetError(f"none of the photos of a class could be read ({', '.join(classes)})")
     return photos, labels[:, None]
@@ -814,6 +911,20 @@ def make_batches(photos, labels, batch_size, rng=None, augment=False):
     return batches.map(finish, num_parallel_calls=os.cpu_count()).prefetch(2).with_options(options)
 
 
+def balanced(batches, labels):
+    """Batches in which both classes count the same, whatever their numbers; returns them and the weights, or None.
+
+    Where the classes of the labels (N, 1) are unequal each batch has a third part: N / 2n for a photo of a class of n.
+    """
+    counts = np.bincount(labels[:, 0].astype(int), minlength=2)
+    if counts[0] == counts[1]:
+        return batches, None
+    import tensorflow as tf
+
+    weights = (len(labels) / (2 * counts)).astype(np.float32)
+    return batches.map(lambda photos, labels: (photos, labels, tf.gather(weights, tf.cast(labels, tf.int32)))), weights
+
+
 # ======================================================================================================================
 # 7. Model zoo: one builder per net, one table, one way to start TensorFlow
 # ======================================================================================================================
@@ -821,28 +932,18 @@ def make_batches(photos, labels, batch_size, rng=None, augment=False):
 
 @contextlib.contextmanager
 def hushed(quiet=True):
-    """Keep native code from writing on stderr: TensorFlow's start-up lines ignore every log setting.
-
-    What was written is shown after all when the block fails.
-    """
+    """Keep native code from writing on stderr: TensorFlow's start-up lines ignore every log setting."""
     if not quiet or sys.stderr is None:
         yield
         return
-    saved, failed = os.dup(2), True
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield
-            failed = False
-        except KeyboardInterrupt:
-            failed = False
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            if failed:
-                sink.seek(0)
-                os.write(2, sink.read())
+    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
 
 
 @dataclass(frozen=True)
@@ -981,10 +1082,23 @@ def forward(model, photos):
 def score(probabilities, labels):
     """How many probabilities (N,) of the second class fall on the side of their labels (N, 1), 0 or 1.
 
-    A dict: correct, total, accuracy in 0..1 and its 95 % interval.
+    A dict: correct, total, accuracy in 0..1 and its 95 % interval; `by_class`: [correct, total] of each class.
     """
-    correct, total = int(np.sum((probabilities > 0.5) == (labels[:, 0] > 0.5))), len(labels)
-    return {"correct": correct, "total": total, "accuracy": correct / total, "interval": wilson(correct, total)}
+    truth = labels[:, 0] > 0.5
+    right = (probabilities > 0.5) == truth
+    correct, total = int(right.sum()), len(labels)
+    by_class = [[int(right[truth == second].sum()), int((truth == second).sum())] for second in (False, True)]
+    return {"correct": correct, "total": total, "accuracy": correct / total, "interval": wilson(correct, total),
+            "by_class": by_class}
+
+
+def better_than_guessing(score):
+    """Whether the answers have to do with the photos: the low ends of both classes' intervals add up to more than 1.
+
+    For answers that do not, whatever share of them is "dog", the shares right of both classes add up to 1; so nobody
+    passes by always naming the larger class.
+    """
+    return sum(wilson(correct, total)[0] for correct, total in score["by_class"]) > 1
 
 
 def wilson(correct, total, z=1.959964):
@@ -1024,64 +1138,130 @@ def overfitted_from(history, best, span=5):
 
 
 # ======================================================================================================================
-# 9. Training: epochs, the best of them, when to stop
+# 9. Training: epochs, the best of them, when to stop, how to go on
 # ======================================================================================================================
+
+
+@dataclass
+class Progress:
+    """How far a training has come: with `arrays_of` its net, all that the next epoch depends on."""
+
+    policy: str  # the Keras policy that it computes in
+    history: dict  # of all epochs: {"loss": [...], "val_loss": [...], ...}
+    start: int = 0  # epochs of earlier trainings of the same net
+    best: float = math.inf  # the lowest validation loss
+    kept: int = 0  # its epoch, counted from 1
+    seconds: list = field(default_factory=list)  # of each epoch of this training
+    random: dict = field(default_factory=dict)  # the state of the numpy generator that shuffles and augments
+
+    @property
+    def epochs(self):
+        """How many epochs the net has seen."""
+        return len(self.history.get("loss", []))
+
+
+def arrays_of(model):
+    """What changes in a net while it is trained: weights, random state of dropout, memory of the optimizer."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+class LeaveFit(Exception):
+    """Raised by a callback to end `model.fit` in the middle of an epoch."""
 
 
 class Training:
     """One run of `model.fit`: shows its progress, remembers the best epoch, knows when to stop.
 
-    `history` is the Keras History to go on with; `keep()` is called each time that the lowest validation loss so far,
-    `best`, is beaten. Afterwards `kept` is the epoch whose weights the model has, counted from 1, `ending` says how the
-    run ended and `seconds` how long each epoch took.
+    `progress` moves on with each epoch; `keep(training)` is called when an epoch is the best so far, `save(training)`
+    after each. Afterwards the model has the best weights and `ending` says how the run ended; `signal` is the first of
+    Ctrl-C and SIGTERM that came.
     """
 
-    def __init__(self, model, history, settings, console, keep, best=math.inf, kept=0):
-        self.model, self.history, self.settings, self.console, self.keep = model, history, settings, console, keep
-        self.best, self.kept, self.weights = best, kept, model.get_weights()
-        self.seconds, self.ending = [], "all epochs"
-        self.first = len(history.history.get("loss", []))  # fit counts epochs from 0
-        self.last = self.first + settings.epochs
+    def __init__(self, model, progress, settings, console, best_weights, keep, save):
+        self.model, self.progress, self.settings, self.console = model, progress, settings, console
+        self.weights, self.keep, self.save = best_weights or model.get_weights(), keep, save
+        self.last, self.ending, self.signal = progress.start + settings.epochs, None, None
 
-    def run(self, train, validation):
-        """Train to the last epoch, to the end of patience, or to Ctrl-C; then take the weights of the best epoch."""
+    def run(self, train, validation, history):
+        """Train to the last epoch, to the end of patience, or to a signal; then take the weights of the best epoch.
+
+        `history` is the Keras History, which fills `progress.history`.
+        """
         from keras.callbacks import LambdaCallback
 
-        watch = LambdaCallback(
-            on_epoch_begin=self.begin_epoch, on_train_batch_end=self.end_batch, on_epoch_end=self.end_epoch
-        )
-        self.steps, self.started = len(train), time.monotonic()
+        watch = LambdaCallback(on_epoch_begin=self.begin_epoch, on_train_batch_end=self.end_batch,
+                               on_test_batch_end=self.look, on_epoch_end=self.end_epoch)
+        self.steps, self.first, self.started = len(train), self.progress.epochs, time.monotonic()
+        self.ending = self.over()
         try:
-            self.model.fit(train, validation_data=validation, initial_epoch=self.first, epochs=self.last, verbose=0,
-                           shuffle=False, callbacks=[self.history, watch])
-        except KeyboardInterrupt:
+            with handling((signal.SIGINT, signal.SIGTERM), self.note):
+                if not self.ending:
+                    self.model.fit(train, validation_data=validation, initial_epoch=self.first, epochs=self.last,
+                                   verbose=0, shuffle=False, callbacks=[history, watch])
+        except LeaveFit:
+            self.model._eval_epoch_iterator = None  # fit would use it again, whatever it is to validate on
+        if self.signal:
             self.ending = "interrupted"
+        history.epoch = list(range(self.progress.epochs))  # fit forgets those of earlier runs
         self.console.clear()
         self.model.set_weights(self.weights)
-        self.history.epoch = list(range(len(self.history.history.get("loss", []))))  # fit forgets those of earlier runs
+
+    def note(self, number, frame):
+        """The first signal lets the step be finished, see `look`; the second one leaves at once."""
+        if self.signal:
+            interrupt(number)
+        self.signal = number
+
+    def over(self):
+        """Why there is no further epoch; None while there is."""
+        progress, patience = self.progress, self.settings.patience
+        if progress.epochs >= self.last:
+            return "all epochs"
+        stale = progress.epochs - max(progress.kept, progress.start)
+        return "stopped early" if patience and stale >= patience else None
 
     def begin_epoch(self, epoch, logs):
         """Start the clock of an epoch."""
         self.epoch, self.epoch_started = epoch, time.monotonic()
 
+    def look(self, batch, logs):
+        """Leave after a step when somebody wants to, or when the loss is no number any more."""
+        if not math.isfinite(logs["loss"]):
+            self.ending = "diverged"
+        if self.signal or self.ending:
+            raise LeaveFit
+
     def end_batch(self, batch, logs):
         """Move the bar on."""
-        done, total = (self.epoch - self.first) * self.steps + batch + 1, self.settings.epochs * self.steps
+        self.look(batch, logs)
+        done, total = (self.epoch - self.first) * self.steps + batch + 1, (self.last - self.first) * self.steps
         tail = f"loss {logs['loss']:.3f}  acc {logs['acc']:.3f}"
         self.console.bar(f"epoch {self.epoch + 1}/{self.last}", done, total, self.started, tail)
 
     def end_epoch(self, epoch, logs):
-        """Print the scores of an epoch, keep it if it is the best so far, stop when patience has run out."""
-        self.seconds.append(time.monotonic() - self.epoch_started)
-        better = logs["val_loss"] < self.best
-        scores = "  ".join(f"{name} {logs[name]:.3f}" for name in ("loss", "acc", "val_loss", "val_acc"))
-        mark = "  best" if better else ""
-        self.console.say(f"epoch {epoch + 1:2}/{self.last} {self.seconds[-1]:5.1f} s  {scores}{mark}")
+        """Keep the epoch if it is the best so far, save where the training stands, print the scores."""
+        weights = self.model.get_weights()
+        if not all(np.isfinite(numbers).all() for numbers in (logs["loss"], logs["val_loss"], *weights)):
+            self.ending = "diverged"  # weights count as well: a rectified layer can hide that they are no numbers
+            raise LeaveFit
+        progress, seconds = self.progress, time.monotonic() - self.epoch_started
+        progress.seconds.append(seconds)
+        better = logs["val_loss"] < progress.best
         if better:
-            self.best, self.kept, self.weights = logs["val_loss"], epoch + 1, self.model.get_weights()
-            self.keep()
-        elif self.settings.patience and epoch + 1 - max(self.kept, self.first) >= self.settings.patience:
-            self.model.stop_training, self.ending = True, "stopped early"
+            progress.best, progress.kept, self.weights = float(logs["val_loss"]), epoch + 1, weights
+        for write in (self.keep, self.save) if better else (self.save,):
+            self.try_to(write)
+        scores = "  ".join(f"{name} {logs[name]:.3f}" for name in ("loss", "acc", "val_loss", "val_acc"))
+        self.console.say(f"epoch {epoch + 1:2}/{self.last} {seconds:5.1f} s  {scores}{'  best' if better else ''}")
+        self.ending = self.over()
+        self.model.stop_training = self.ending is not None
+
+    def try_to(self, write):
+        """Write something; a full disk may be emptied before the next epoch, so that is no reason to give up."""
+        try:
+            write(self)
+        except WriteError as error:
+            self.console.warn(f"{error}. Training goes on, and tries again later")
 
 
 # ======================================================================================================================
@@ -1123,17 +1303,11 @@ def draw_curves(history, name, title, best):
 
 
 def show_pictures(paths):
-    """Show saved pictures in windows and wait until they are closed; returns False where there is no display."""
-    import matplotlib.pyplot as plt
+    """Show saved pictures in the viewer of the system; returns False where there is none."""
+    from PIL import ImageShow
 
-    if plt.get_backend().lower() == "agg":  # what matplotlib falls back to when it finds no display
-        return False
-    for path in paths:
-        figure = plt.figure(figsize=(8, 5), num=Path(path).name, layout="constrained")
-        figure.add_subplot().imshow(plt.imread(path))
-        figure.gca().set_axis_off()
-    plt.show()
-    return True
+    shown = [ImageShow.show(Image.open(path)) for path in paths]
+    return all(shown)
 
 
 # ======================================================================================================================
@@ -1144,17 +1318,19 @@ def show_pictures(paths):
 def pack_weights(model, facts):
     """The weights of a model as an HDF5 file in bytes, in the layout that load_weights of Keras 2 and 3 reads.
 
-    Per layer one group with its arrays; what is known about the net as JSON in the attribute "catdogclassifier".
+    Per layer one group with its arrays; what is known about the net as JSON in the attribute "catdogclassifier", and a
+    digest of that and of all arrays, for HDF5 itself has none.
     """
     import h5py
 
-    buffer = io.BytesIO()
+    buffer, about = io.BytesIO(), json.dumps(facts).encode()
     with h5py.File(buffer, "w") as file:
-        file.attrs["catdogclassifier"] = json.dumps(facts)
+        file.attrs["catdogclassifier"] = np.bytes_(about)
+        file.attrs["digest"] = np.bytes_(digest(about, map(np.asarray, model.weights)))
         file.attrs["backend"], file.attrs["keras_version"] = "tensorflow", facts["versions"]["keras"]
         file.attrs["layer_names"] = np.array([layer.name for layer in model.layers], "S")
         for layer in model.layers:
-            names = [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
+            names = weight_names(layer)
             group = file.create_group(layer.name)
             group.attrs["weight_names"] = np.array(names, "S")
             for name, weight in zip(names, layer.weights, strict=True):
@@ -1162,48 +1338,137 @@ def pack_weights(model, facts):
     return buffer.getvalue()
 
 
+def weight_names(layer):
+    """What the arrays of a layer are called in the file, as in those of Keras 2."""
+    return [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
+
+
+def digest(about, arrays):
+    """The SHA-256 of what a weights file says of itself, bytes, and of its arrays."""
+    found = hashlib.sha256(about)
+    for array in arrays:
+        found.update(np.ascontiguousarray(array))
+    return found.hexdigest()
+
+
 def unpack_weights(path, model):
     """Read a weights file into a model; returns the facts in it, {} for a file of another program.
 
-    Weights-only and whole-model files of Keras 2 fit too. Layers are matched by order, every shape is checked before a
-    number is read, and nothing but numbers is taken: no file can make the program run what it holds.
+    Weights-only and whole-model files of Keras 2 fit too. The file is walked before anything in it is read, layers are
+    matched by order, every shape is checked before memory is taken, and nothing but numbers is read: no file can make
+    the program run what it holds, or open another one. In our own files names and digest must agree as well.
     Raises WeightsError.
     """
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
-            stored = stored_arrays(file.get("model_weights", file))
+        with open_regular(path) as opened, h5py.File(opened, "r") as file:
+            check_plain(file, opened)
+            names, stored = stored_arrays(file.get("model_weights", file), limit=len(model.weights) + 1)
             wanted = [(tuple(weight.shape), np.float32) for weight in model.weights]
             if [(array.shape, array.dtype) for array in stored] != wanted:
                 raise WeightsError(f"{path} holds the weights of another net", "Train anew, or name another --weights")
-            facts, arrays = read_facts(file), [array[()] for array in stored]
+            about, arrays = read_attribute(file, "catdogclassifier"), [array[()] for array in stored]
+            if about and (names != [(layer.name, name) for layer in model.layers for name in weight_names(layer)]
+                          or read_attribute(file, "digest") != [digest(about[0], arrays).encode()]):
+                raise ValueError("it has been damaged or changed")
         if not all(np.isfinite(array).all() for array in arrays):
             raise WeightsError(f"{path} holds numbers that are not finite", "Train anew, or name another --weights")
+        facts = read_facts(about[0] if about else b"{}")
         model.set_weights(arrays)
         return facts
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, UnicodeError) as error:
-        raise WeightsError(f"{path} is not a weights file that can be read ({printable(error)})") from None
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError, SystemError) as error:
+        raise WeightsError(f"{path} is not a weights file that can be read ({error})") from None
 
 
-def stored_arrays(root):
-    """The datasets of a Keras weights group, in the order of its layers, unread."""
-    layers = [root[layer] for layer in root.attrs["layer_names"]]
-    return [layer[name] for layer in layers for name in layer.attrs["weight_names"]]
+def check_plain(file, opened):
+    """Raise ValueError unless an HDF5 file holds nothing but arrays of its own, each in one piece, and short texts.
+
+    Links and external or virtual storage would open other files; one compressed chunk may take any amount of memory;
+    so may an attribute that names one long text again and again.
+    """
+    import h5py
+
+    count = itertools.count(1)
+
+    def odd_link(name, link):
+        plain = isinstance(link, h5py.HardLink) and next(count) <= MAX_ITEMS
+        return None if plain else f"{name} is a link, or one item too many"
+
+    def odd_item(name, item):
+        odd = isinstance(item, h5py.Dataset) and (item.is_virtual or item.external or item.chunks)
+        return f"{name} is stored elsewhere, or in pieces" if odd else None
+
+    problem = file.visititems_links(odd_link) or file.visititems(odd_item)
+    if problem or longest_text(opened) > MAX_TEXT:
+        raise ValueError(problem or "it holds a text that is too long")
 
 
-def read_facts(file):
+def longest_text(opened):
+    """How long the texts in an HDF5 file may be, in bytes, without reading them.
+
+    They lie in global heaps, which begin with GCOL, version 1, and their size (HDF5 File Format Specification, III.E).
+    """
+    opened.seek(0)
+    longest, end = 0, b""
+    while block := opened.read(1_000_000):
+        heaps = re.findall(rb"(?s)GCOL\x01...(.{8})", end + block)
+        longest, end = max([longest, *(int.from_bytes(size, "little") for size in heaps)]), (end + block)[-15:]
+    return longest
+
+
+def read_attribute(item, name):
+    """The texts of an attribute, as bytes; [] without it. Raises ValueError for many, or one of another kind."""
+    import h5py
+
+    count = math.prod(item.attrs.get_id(name).shape) if name in item.attrs else 0
+    if not count:
+        return []
+    text = h5py.check_string_dtype(item.attrs.get_id(name).dtype)
+    if not text or count > MAX_TEXTS or (text.length or 0) > MAX_TEXT:
+        raise ValueError(f"its attribute {name} is too large, or of another kind")
+    return [value if isinstance(value, bytes) else value.encode() for value in np.ravel(item.attrs[name]).tolist()]
+
+
+def stored_arrays(root, limit):
+    """The first datasets of a Keras weights group, by the order of its layers: each (layer, name), and it, unread."""
+    every = ((layer, name) for layer in read_attribute(root, "layer_names")
+             for name in read_attribute(root[layer], "weight_names"))
+    names = list(itertools.islice(every, limit))
+    return [(layer.decode(), name.decode()) for layer, name in names], [root[layer][name] for layer, name in names]
+
+
+def read_facts(about):
     """What a weights file says about its net, with the tutorial's answers where it says nothing. Raises ValueError."""
-    facts = json.loads(file.attrs.get("catdogclassifier", "{}"))
-    if not isinstance(facts, dict):
-        raise ValueError("what it says about itself is damaged")
-    facts = {"rung": "default", "classes": ["cat", "dog"], "drawings": False, **facts}
+    facts = json.loads(about)
+    facts = {"rung": "default", "classes": ["cat", "dog"], "drawings": False, "summary": {}, **facts}
     classes = facts["classes"]
     if not (isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)):
         raise ValueError("its class names are damaged")
+    if not isinstance(facts["summary"], dict):
+        raise ValueError("what it says about itself is damaged")
     if len(classes) != 2 or classes != sorted(set(classes)) or facts["rung"] not in RUNGS:
         raise ValueError("it is of a net that this program does not know")
     return facts
+
+
+def pack_state(model, best_weights):
+    """Yield what it takes to go on training a model as bytes, array by array: its own, and its best weights."""
+    return (np.asarray(array).tobytes() for array in (*arrays_of(model), *best_weights))
+
+
+def unpack_state(content, model):
+    """Put what `pack_state` made into a model; returns the best weights. Raises ValueError when it does not fit."""
+    model.optimizer.build(model.trainable_variables)
+    variables, best, start = arrays_of(model), [], 0
+    kinds = [np.asarray(variable) for variable in [*variables, *model.weights]]
+    if sum(kind.nbytes for kind in kinds) != len(content):
+        raise ValueError("it is of another net")
+    for i, kind in enumerate(kinds):
+        array = np.frombuffer(content[start : start + kind.nbytes].tobytes(), kind.dtype).reshape(kind.shape)
+        variables[i].assign(array) if i < len(variables) else best.append(array)
+        start += kind.nbytes
+    return best
 
 
 def pack_litert(model):
@@ -1267,15 +1532,15 @@ class CatDogClassifier:
 
     Takes the fields of `Settings` as keywords: CatDogClassifier(epochs=10, weights="pets.h5"). `classes` are the names
     of its answers, `model` the Keras model, `history` the Keras History of its training, `kept` the epoch of it whose
-    weights the model has, `summary` the outcome of the last training, `facts` what is known of the weights in the
-    model: None while they are untrained.
+    weights the model has, `summary` the outcome of the last training, `files` what it wrote, `facts` what is known of
+    the weights in the model: None while they are untrained.
     """
 
     def __init__(self, **settings):
         self.settings = Settings(**settings)
         self.console = Console(self.settings.quiet)
         self.rung, self.size, self.classes, self.drawings = "default", RUNGS["default"].size, ("cat", "dog"), False
-        self._previous_kept, self._answering, self._as_loaded = False, None, None
+        self._previous_kept, self._answering, self._as_loaded, self.files = False, None, None, []
         self._take(None, None)
 
     def _take(self, model, facts):
@@ -1296,17 +1561,24 @@ class CatDogClassifier:
         Two tf.data.Datasets of (float32 (B, 150, 150, 3) in 0..1, float32 (B, 1): 0 the first class, 1 the second); the
         training photos are shuffled and augmented anew each epoch, the validation photos never. Raises DatasetError.
         """
-        directory, settings = directory or self.settings.dataset, self.settings
-        train = list_split(directory, "train", self.classes if self.facts else None)
-        validation = list_split(directory, "validation", train)
+        directory, settings, ignored = directory or self.settings.dataset, self.settings, collections.Counter()
+        train = list_split(directory, "train", self.classes if self.facts else None, ignored)
+        validation = list_split(directory, "validation", train, ignored)
         self.classes, self.drawings = tuple(train), any(is_drawing(photos[0]) for photos in train.values())
-        photos, labels = load_photos(train, self.size, self.console)
+        self.training = load_photos(train, self.size, self.console)
         self.validation = load_photos(validation, self.size, self.console)
-        self.console.say(f"{directory}: {len(photos)} photos to train on, {len(self.validation[0])} to validate")
+        parts = [f"{len(self.training[1])} photos to train on ({self._counted(self.training[1])})",
+                 f"{len(self.validation[1])} to validate ({self._counted(self.validation[1])})", *told(ignored)]
+        self.console.say(f"{printable(directory)}: {', '.join(parts)}")
         self.device  # noqa: B018 (TensorFlow starts here, after all that can be wrong with the folder)
-        rng = np.random.default_rng(settings.seed)
-        train = make_batches(photos, labels, settings.batch_size, rng, settings.augment)
+        self.rng = np.random.default_rng(settings.seed)
+        train = make_batches(*self.training, settings.batch_size, self.rng, settings.augment)
         return train, make_batches(*self.validation, settings.batch_size)
+
+    def _counted(self, labels):
+        """The number of labels (N, 1) of each class: "150 cat, 150 dog"."""
+        counts = np.bincount(labels[:, 0].astype(int), minlength=2)
+        return ", ".join(f"{count} {printable(name)}" for count, name in zip(counts, self.classes, strict=True))
 
     def createModel(self):
         """A new, untrained net, compiled; see `five_convolutions`."""
@@ -1331,28 +1603,82 @@ class CatDogClassifier:
     def train(self, directory=None):
         """Train on a dataset and save the best epoch; returns the Keras History (loss, acc, val_loss, val_acc).
 
-        Called again, it goes on from where it stands, and the History with it. Beside the weights appear the history
-        as CSV and the two pictures. Ctrl-C ends the training early and keeps the best so far.
-        Raises DatasetError, WriteError, TrainingError, and KeyboardInterrupt when there is nothing to keep yet.
+        Beside the weights appear the history as CSV, the two pictures, and while it lasts the state of the training:
+        the next one, of the same kind on the same photos, goes on from there. Called again, it goes on from where it
+        stands, and the History with it. Ctrl-C ends the training early and keeps the best so far, and so does SIGTERM,
+        which then has its way. Raises DatasetError, WriteError, TrainingError, and KeyboardInterrupt when there is
+        nothing to keep yet.
         """
         directory = directory or self.settings.dataset
         check_writable(self.settings.weights)
         train, validation = self.load_data(directory)
-        model = self._model_to_train()
-        best = model.evaluate(validation, verbose=0)[0] if self._is_trained() else math.inf
-        if self.history is None:
-            from keras.callbacks import History
-
-            self.history = History()
-        self._announce()
-        self._previous_kept = False
-        training = Training(model, self.history, self.settings, self.console, self.save_weights, best, self.kept)
-        training.run(train, validation)
-        self.kept = training.kept
-        if math.isinf(training.best):
+        train, weights = balanced(train, self.training[1])
+        validation, _ = balanced(validation, self.validation[1])
+        training = self._set_up(validation)
+        self._announce(training, weights)
+        training.run(train, validation, self.history)
+        self.kept = training.progress.kept
+        if math.isinf(training.progress.best):
             self._nothing_to_keep(training)
         self._finish(directory, training)
+        if training.signal == signal.SIGTERM:
+            interrupt(signal.SIGTERM)
         return self.history
+
+    def _set_up(self, validation):
+        """The Training to run: of an unfinished one, of the net as it stands, or of a new one."""
+        from keras.callbacks import History
+
+        trained, recipe = self._is_trained(), self._recipe()
+        progress, best_weights = (None, None) if trained else self._go_on(recipe)
+        self._previous_kept, self.summary, model = progress is not None, {}, self._model_to_train()
+        if progress is None:
+            best = model.evaluate(validation, verbose=0)[0] if trained else math.inf
+            progress = Progress(self.training_policy, self.history.history if self.history else {}, kept=self.kept,
+                                best=best if math.isfinite(best) else math.inf)
+            progress.start = progress.epochs
+        self.history = self.history or History()
+        self.history.history = progress.history  # which Keras adds to from now on
+        save = functools.partial(self._save_state, recipe)
+        return Training(model, progress, self.settings, self.console, best_weights, self._keep, save)
+
+    def _recipe(self):
+        """What a training must have in common with an unfinished one to go on with it: {what it is called: value}."""
+        photos = 0
+        for array in (*self.training, *self.validation):
+            photos = zlib.crc32(np.ascontiguousarray(array), photos)
+        settings = {"--" + name.replace("_", "-"): getattr(self.settings, name) for name in RECIPE}
+        return {"version": __version__, "net": self.rung, "photos": photos, "classes": list(self.classes), **settings}
+
+    def _go_on(self, recipe):
+        """Make the net of an unfinished training the model; its Progress and best weights, or (None, None) if none."""
+        path = beside(self.settings.weights, UNFINISHED)
+        if self.settings.fresh or not os.path.lexists(path):
+            path.unlink(missing_ok=True)
+            return None, None
+        content, theirs, facts = read_sealed(path) or (None, None, None)
+        try:
+            differs = [name for name, value in recipe.items() if theirs[name] != value]
+            if not differs:
+                progress = Progress(**facts)
+                self.rng.bit_generator.state = progress.random
+                if self.settings.precision == "auto":
+                    self.training_policy = progress.policy
+                return progress, unpack_state(content, self._model_to_train())
+            problem = f"is of another kind (other {', '.join(differs)})"
+        except (TypeError, KeyError, ValueError):
+            problem = "is damaged"
+        self.console.say(f"The unfinished training {printable(path)} {problem}: starting over, which replaces it.")
+        return None, None
+
+    def _keep(self, training):
+        self.kept = training.progress.kept
+        self.save_weights()
+
+    def _save_state(self, recipe, training):
+        training.progress.random = self.rng.bit_generator.state
+        arrays = pack_state(training.model, training.weights)
+        write_whole(beside(self.settings.weights, UNFINISHED), *sealed(recipe, arrays, asdict(training.progress)))
 
     def _model_to_train(self):
         """A new net, or the present one; one that is as it was loaded is put into the policy of trainings."""
@@ -1373,34 +1699,59 @@ class CatDogClassifier:
     def _nothing_to_keep(self, training):
         self._take(None, None)
         if training.ending != "interrupted":
-            raise TrainingError("the loss is not a number in any epoch", "Try a smaller --learning-rate")
+            raise TrainingError("loss or weights are no numbers from the start", "Try a smaller --learning-rate")
         self.console.warn("Stopped before the first epoch was over: nothing was saved.")
-        raise KeyboardInterrupt
+        interrupt(training.signal)
 
-    def _announce(self):
+    def _announce(self, training, weights):
         """Say what starts, where, and how to stop it."""
+        done, last = training.progress.epochs, training.last
         if self.drawings:
             self.console.say("These are drawings: a net trained on them knows nothing of photographs.\n" + REAL_PHOTOS)
+        if weights is not None:
+            each = zip(self.classes, weights, strict=True)
+            told = ", ".join(f"a {printable(name)} {weight:.2f} times" for name, weight in each)
+            self.console.say(f"So that unequal classes weigh the same, it counts {told}.")
         self.console.say(
-            f"Training to tell {' from '.join(self.classes)}, on the {self.device.name} in "
-            f"{self.precision}; epochs: at most {self.settings.epochs}.\n"
-            "Ctrl-C stops and keeps the best so far."
+            f"Training to tell {' from '.join(map(printable, self.classes))}, on the {self.device.name} in "
+            f"{self.precision}; epochs: at most {last}."
         )
+        if done > training.progress.start:
+            self.console.say(f"Going on after epoch {done} of an unfinished training (--fresh starts over).")
+        self.console.say("Ctrl-C stops and keeps the best so far.")
 
     def _finish(self, directory, training):
         """After training: write history and curves, score the best epoch, save it once more with what is now known."""
-        history = self.history.history
-        write_whole(beside(self.settings.weights, "_history.csv"), pack_history(history))
-        write_whole(beside(self.settings.weights, "_accuracy.png"), pack_figure(self.showAcc()))
-        write_whole(beside(self.settings.weights, "_loss.png"), pack_figure(self.showLoss()))
+        progress, weights = training.progress, self.settings.weights
+        self.save_weights()
+        extras = {HISTORY: lambda: pack_history(progress.history), ACCURACY: lambda: pack_figure(self.showAcc()),
+                  LOSS: lambda: pack_figure(self.showLoss())}
+        self.files = [weights, *filter(None, itertools.starmap(self._write_beside, extras.items()))]
         self.summary = {
-            "best_epoch": self.kept, "epochs": len(history["loss"]), "ending": training.ending,
-            "overfitted_from": overfitted_from(history, self.kept), "validation": self._score(*self.validation),
-            "test": self._test_score(directory), "seconds": round(sum(training.seconds), 1),
-            "seconds_per_epoch": round(float(np.median(training.seconds)), 2), "device": self.device.name,
+            "best_epoch": self.kept, "epochs": progress.epochs, "ending": training.ending,
+            "overfitted_from": overfitted_from(progress.history, self.kept), "validation": None, "test": None,
+            "learned": None, "seconds": round(sum(progress.seconds), 1),
+            "seconds_per_epoch": round(float(np.median(progress.seconds or [0])), 2), "device": self.device.name,
             "precision": self.precision, "drawings": self.drawings,
         }
+        if training.ending != "interrupted":
+            self.summary["validation"] = self._score(*self.validation)
+            if progress.epochs >= ENOUGH_EPOCHS:
+                self.summary["learned"] = better_than_guessing(self.summary["validation"])
+            self.summary["test"] = self._test_score(directory)
         self.save_weights()
+        if training.ending != "interrupted":
+            beside(weights, UNFINISHED).unlink(missing_ok=True)
+
+    def _write_beside(self, ending, pack):
+        """Write what `pack` makes beside the weights; returns its path, or None and a word: it must not cost them."""
+        path = beside(self.settings.weights, ending)
+        try:
+            write_whole(path, pack())
+        except Exception as error:  # noqa: BLE001 (whatever a plotting library fails with)
+            self.console.warn(f"{printable(path)} is missing: {printable(error)}")
+            return None
+        return str(path)
 
     def save_weights(self):
         """Write the weights with what is known of them; a file of an earlier training is kept as NAME.previous.h5."""
@@ -1408,7 +1759,9 @@ class CatDogClassifier:
 
         path = Path(self.settings.weights)
         if not self._previous_kept and path.exists():
-            write_whole(beside(path, f".previous{path.suffix}"), path.read_bytes())
+            previous = beside(path, f".previous{path.suffix}")
+            write_whole(previous, path.read_bytes())
+            self.console.say(f"The weights of an earlier training are kept as {printable(previous)}.")
         self._previous_kept = True
         versions = {name: metadata.version(name) for name in ("keras", "numpy")}
         self.facts = {
@@ -1599,16 +1952,21 @@ def add_setting(group, setting):
 
 def train(classifier, arguments):
     """No action: train, print the summary."""
-    classifier.train()
-    summary, weights = classifier.summary, classifier.settings.weights
-    files = [str(beside(weights, ending)) for ending in ("_history.csv", "_accuracy.png", "_loss.png")]
-    if arguments.style == "json":
-        print(json.dumps({**summary, "files": [weights, *files]}))
-    else:
-        print_summary(summary, [weights, *files])
-    if arguments.show and not show_pictures(files[1:]):
+    try:
+        classifier.train()
+    finally:  # a SIGTERM passes on, but says what was saved as well
+        summary, files = classifier.summary, classifier.files
+        if summary and arguments.style == "json":
+            print(json.dumps({**summary, "files": files}))
+        elif summary:
+            print_summary(summary, files)
+    if arguments.show and not show_pictures([path for path in files if path.endswith(".png")]):
         classifier.console.warn("There is no display to show the curves on.")
-    return 130 if summary["ending"] == "interrupted" else 0
+    if summary["ending"] == "interrupted":
+        return 130
+    if summary["ending"] == "diverged" or len(files) < 1 + len((HISTORY, ACCURACY, LOSS)):
+        return 1
+    return 3 if summary["learned"] is False else 0
 
 
 def print_summary(summary, files):
@@ -1617,69 +1975,69 @@ def print_summary(summary, files):
     over = f"; over-fitted from epoch {over}" if over else ""
     best = summary["best_epoch"] or "none better than before"
     print(f"best epoch   {best} of {summary['epochs']}, {summary['ending']}{over}")
-    print(f"validation   {score_line(summary['validation'])}")
-    print(f"test         {score_line(summary['test']) if summary['test'] else 'no test photos'}")
+    if summary["validation"]:
+        print(f"validation   {score_line(summary['validation'])}")
+        print(f"test         {score_line(summary['test']) if summary['test'] else 'no test photos'}")
     print(f"time         {clock(summary['seconds'])} in all, {pace:.1f} s an epoch")
     print(f"on           {summary['device']}, {summary['precision']}")
-    print("saved        " + "\n             ".join(files))
+    print("saved        " + "\n             ".join(map(printable, files)))
+    if summary["ending"] == "interrupted":
+        print("Unfinished: the same command goes on after the last whole epoch.")
+    if summary["ending"] == "diverged":
+        print("It stopped because loss or weights were no numbers any more. Try a smaller --learning-rate.")
     if summary["drawings"]:
         print("Trained on drawings, it knows nothing of photographs.")
-    if summary["validation"]["interval"][0] <= 0.5:
+    if summary["learned"] is False:
+        print("It has not learned to tell them apart: its answers are guesses. Try another --learning-rate.")
+    elif summary["validation"] and not better_than_guessing(summary["validation"]):
         print("No better than guessing so far: it needs more epochs, or more photos.")
 
 
-def classify(classifier, arguments, paths, total=None):
+def classify(classifier, arguments, paths, total=None, ignored=None):
     """Print one line per photo as soon as it is known; exit code 1 when some could not be read."""
     classifier.answer  # noqa: B018 (its weights name the classes; loading it is no part of the time that is left)
-    write, console = ROW_WRITERS[arguments.style](classifier), classifier.console
-    counts, started = collections.Counter(), time.monotonic()
+    console, counts, unread, started = classifier.console, collections.Counter(), [], time.monotonic()
+    table, names = csv.writer(sys.stdout, lineterminator="\n"), [printable(name) for name in classifier.classes]
+    if arguments.style == "csv":
+        table.writerow(["path", "label", "confidence", *names, "error"])
     for row in classifier.predict_each(paths):
         if sys.stdout.isatty():
             console.clear()
-        write(row)
-        counts[row.label] += 1  # None: unreadable
+        write_row(row, arguments.style, table, console)
+        counts[row.label] += 1
+        if row.error:
+            unread.append(row.path)
         if total:
             console.bar("classifying", counts.total(), total, started)
     console.clear()
     if classifier.drawings:
         console.say("This net was trained on drawings: it knows nothing of photographs.\n" + REAL_PHOTOS)
+    if classifier.facts["summary"].get("learned") is False:
+        console.say("This net has not learned to tell them apart: its answers are guesses.")
     if counts.total() != 1:
-        found = ", ".join(f"{counts[name]} {name}" for name in classifier.classes)
-        console.say(f"{counts.total()} files: {found}, {counts[None]} unreadable")
-    return 1 if counts[None] else 0
+        console.say(count_line(counts, classifier.classes, unread, ignored or collections.Counter()))
+    return 1 if unread else 0
 
 
-def text_rows(classifier):
-    """Prints Predictions for people; what could not be read goes to stderr."""
-
-    def write(row):
-        if row.error:
-            classifier.console.warn(f"{printable(row.path)}: {row.error}")
-        else:
-            print(f"{printable(row.label):<8} {percent(row.confidence):>7}  {printable(row.path)}", flush=True)
-
-    return write
+def count_line(counts, classes, unread, ignored):
+    """What became of all the files: "8 files: 3 cat, 2 dog, 2 unreadable (.heic 1, .jpg 1), 1 system file ignored"."""
+    parts = [f"{counts[name]} {printable(name)}" for name in classes]
+    parts.append(f"{len(unread)} unreadable" + (f" ({kinds(unread)})" if unread else ""))
+    return f"{counts.total() + ignored.total()} files: {', '.join([*parts, *told(ignored)])}"
 
 
-def csv_rows(classifier):
-    """Prints Predictions as CSV under a header, one column per class."""
-    table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["path", "label", "confidence", *classifier.classes, "error"])
-
-    def write(row):
-        shares = row.probabilities or dict.fromkeys(classifier.classes)
-        table.writerow([row.path, row.label, row.confidence, *shares.values(), row.error])
-        sys.stdout.flush()
-
-    return write
-
-
-def json_rows(classifier):
-    """Prints Predictions as JSON Lines."""
-    return lambda row: print(json.dumps(asdict(row)), flush=True)
-
-
-ROW_WRITERS = {None: text_rows, "csv": csv_rows, "json": json_rows}
+def write_row(row, style, table, console):
+    """Print a Prediction: as JSON, into a CSV table, or for people, for whom what could not be read is on stderr."""
+    if style == "json":
+        print(json.dumps(asdict(row)))
+    elif style == "csv":
+        shares = row.probabilities.values() if row.probabilities else (None, None)
+        table.writerow([printable(row.path), printable(row.label or ""), row.confidence, *shares, row.error])
+    elif row.error:
+        console.warn(f"{printable(row.path)}: {row.error}")
+    else:
+        print(f"{printable(row.label):<8} {percent(row.confidence):>7}  {printable(row.path)}")
+    sys.stdout.flush()
 
 
 def classify_files(classifier, arguments):
@@ -1705,12 +2063,13 @@ def classify_folder(classifier, arguments):
         raise DatasetError(f"there is no folder {folder}")
     if not os.path.isdir(folder):
         raise UsageError(f"{folder} is not a folder", f"Classify a photo with -f {printable(folder)}")
-    paths = list_photos(folder)
+    ignored = collections.Counter()
+    paths = list_photos(folder, ignored=ignored)
     first = next(paths, None)
     if first is None:
-        raise DatasetError(f"{folder} is empty")
+        raise DatasetError(f"{folder} holds no photos")
     total = sum(1 for _ in list_photos(folder, in_order=False)) if classifier.console.has_bar() else None
-    return classify(classifier, arguments, itertools.chain([first], paths), total)
+    return classify(classifier, arguments, itertools.chain([first], paths), total, ignored)
 
 
 def prepare(classifier, arguments):
@@ -1763,25 +2122,38 @@ def run(arguments):
 
 def main(argv=None):
     """The program: parse, act, turn every foreseen failure into one line; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop the program
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()
     warnings.filterwarnings("ignore", module="PIL")  # about oddities of photos that it reads all the same
     arguments = build_parser().parse_args(argv)
     try:
-        return run(arguments)
+        with handling((signal.SIGTERM,), interrupt):
+            code = run(arguments)
+            sys.stdout.flush()
+            return code
     except CatDogError as error:
         print(f"CatDogClassifier: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\nCatDogClassifier: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our results has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 143 if isinstance(stop, Terminated) else 130
     except OSError as error:
-        print(f"CatDogClassifier: {printable(error.filename or 'error')}: {reason(error)}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # what is still to be printed would fail once more at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # or else the reader of our results has gone, as `head` does
+            print(f"CatDogClassifier: {printable(error.filename or 'output')}: {reason(error)}", file=sys.stderr)
         return 1
+
+
+def prepare_streams():
+    """Make stdout and stderr fit to print any name, even where they are closed."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # or else the next file to be opened would be what native code takes for stderr
+    os.close(spare)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the program)
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,9 @@ def test_training_photos_are_augmented_unless_told_otherwise(dataset, tmp_path):
     assert found(quick(tmp_path, augment=True).load_data(dataset)[0]) == 0
 
 
+EARLIER = b"\x89HDF\r\n\x1a\nweights of an earlier training"
+
+
 class Script:
     """Stands in for `model.fit`: plays given validation losses through the callbacks, one epoch each."""
 
@@ -95,14 +99,15 @@ class Script:
             callback.set_model(model)
         model.stop_training = False
         for epoch in range(initial_epoch, epochs):
+            if self.interrupt_after == epoch:
+                signal.raise_signal(signal.SIGINT)
+                callbacks[1].on_train_batch_end(0, {"loss": 0.5, "acc": 0.5})
             model.layers[-1].bias.assign([float(epoch)])  # weights that tell the epoch
             logs = {"loss": 1 - epoch / 100, "acc": 0.5, "val_loss": self.losses[epoch], "val_acc": 0.5}
             for callback in callbacks:
                 callback.on_epoch_begin(epoch, logs)
             for callback in callbacks:
                 callback.on_epoch_end(epoch, logs)
-            if self.interrupt_after == epoch + 1:
-                raise KeyboardInterrupt
             if model.stop_training:
                 return
 
@@ -157,20 +162,20 @@ def test_the_best_is_on_disk_before_training_ends(dataset, tmp_path, monkeypatch
 
 def test_an_earlier_file_is_kept_as_previous(dataset, tmp_path, monkeypatch):
     Script(monkeypatch, [0.9, 0.4, 0.6])
-    (tmp_path / "net.h5").write_bytes(b"earlier")
+    (tmp_path / "net.h5").write_bytes(EARLIER)
     quick(tmp_path, epochs=3).train(dataset)
-    assert (tmp_path / "net.previous.h5").read_bytes() == b"earlier"
+    assert (tmp_path / "net.previous.h5").read_bytes() == EARLIER
     assert saved_epoch(tmp_path / "net.h5") == 1
 
 
 def test_a_loss_that_is_never_a_number_is_an_error_and_saves_nothing(dataset, tmp_path, monkeypatch):
     Script(monkeypatch, [float("nan")] * 3)
-    (tmp_path / "net.h5").write_bytes(b"earlier")
+    (tmp_path / "net.h5").write_bytes(EARLIER)
     classifier = quick(tmp_path, epochs=3)
     with pytest.raises(program.TrainingError, match="--learning-rate"):
         classifier.train(dataset)
     assert classifier.model is None  # the next training starts over
-    assert (tmp_path / "net.h5").read_bytes() == b"earlier"
+    assert (tmp_path / "net.h5").read_bytes() == EARLIER
 
 
 def test_training_again_goes_on_from_where_it_stands(dataset, tmp_path):
@@ -207,13 +212,13 @@ def test_patience_counts_the_epochs_of_a_continued_training(dataset, tmp_path, m
 
 
 def test_weights_that_were_loaded_and_not_bettered_keep_the_earlier_file_as_previous(dataset, tmp_path, monkeypatch, weights):
-    (tmp_path / "net.h5").write_bytes(b"earlier")
+    (tmp_path / "net.h5").write_bytes(EARLIER)
     classifier = quick(tmp_path, epochs=2)
     classifier.load_weights(weights)
     before = classifier.model.get_weights()
     Script(monkeypatch, [99.0] * 2)
     classifier.train(dataset)
-    assert (tmp_path / "net.previous.h5").read_bytes() == b"earlier"
+    assert (tmp_path / "net.previous.h5").read_bytes() == EARLIER
     assert all(np.array_equal(a, b) for a, b in zip(classifier.model.get_weights(), before, strict=True))
     assert classifier.summary["best_epoch"] == 0
 
@@ -237,7 +242,7 @@ def test_a_new_model_starts_a_new_history(dataset, tmp_path):
 
 
 def test_ctrl_c_before_anything_was_kept_is_no_failed_training(dataset, tmp_path, monkeypatch):
-    Script(monkeypatch, [float("nan")], interrupt_after=1)
+    Script(monkeypatch, [0.9], interrupt_after=0)
     with pytest.raises(KeyboardInterrupt):
         quick(tmp_path, epochs=3).train(dataset)
     assert not (tmp_path / "net.h5").exists()

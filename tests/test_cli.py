@@ -45,7 +45,7 @@ def test_a_folder_goes_on_after_a_bad_photo_and_exits_with_1(run, photos, weight
     assert [line.split()[0] for line in out.splitlines()] == ["dog", "cat"]
     assert err.splitlines() == [
         f"{photos / 'broken.jpg'}: not a photo that can be read (JPEG, PNG, GIF, BMP, WEBP)",
-        "3 files: 1 cat, 1 dog, 1 unreadable",
+        "4 files: 1 cat, 1 dog, 1 unreadable (.jpg 1), 1 system file ignored",
     ]
 
 
@@ -100,7 +100,7 @@ def test_names_that_are_no_text_or_hold_newlines_stay_on_one_line(photos, weight
     [
         (["-f", "none.jpg", "--weights", "none.h5"], 1, "no weights at none.h5. Train first"),
         (["-d", "none"], 1, "no folder none"),
-        (["-d", "empty"], 1, "empty is empty"),
+        (["-d", "empty"], 1, "empty holds no photos"),
         (["-d", "file.txt"], 2, "file.txt is not a folder. Classify a photo with -f file.txt"),
         (["-f", "empty"], 2, "empty is a folder. Classify a folder with -d empty"),
         (["-f", "file.txt", "--weights", "file.txt"], 1, "file.txt is not a weights file"),
@@ -256,7 +256,7 @@ def test_ctrl_c_saves_the_best_epoch_and_exits_with_130(dataset, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_before_anything_was_learned_exits_with_130_and_touches_nothing(dataset, tmp_path):
-    (tmp_path / "net.h5").write_bytes(b"earlier")
+    (tmp_path / "net.h5").write_bytes(b"\x89HDF\r\n\x1a\nearlier")
     process = subprocess.Popen([sys.executable, PROGRAM, "--dataset", dataset, "--weights", tmp_path / "net.h5"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stderr.readline()
@@ -264,7 +264,7 @@ def test_ctrl_c_before_anything_was_learned_exits_with_130_and_touches_nothing(d
     out, err = process.communicate()
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
-    assert (tmp_path / "net.h5").read_bytes() == b"earlier"
+    assert (tmp_path / "net.h5").read_bytes() == b"\x89HDF\r\n\x1a\nearlier"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals")

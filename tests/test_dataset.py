@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 from PIL import Image
 
 import CatDogClassifier as program
@@ -56,7 +55,6 @@ def test_drawings_are_known_as_such_and_photographs_are_not(tmp_path):
     assert not program.is_drawing(tmp_path / "photo.jpg")
 
 
-@pytest.mark.slow
 def test_the_main_job_scores_95_percent_and_is_open_about_the_drawings(tmp_path):
     def call(*arguments):
         line = [sys.executable, REPO / "CatDogClassifier.py", "--dataset", DATASET, *arguments]

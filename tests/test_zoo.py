@@ -104,15 +104,6 @@ def test_tensorflow_starts_without_a_word():
     assert done.stderr == ""
 
 
-def test_native_messages_are_shown_after_all_when_something_fails(capfd):
-    import os
-
-    with pytest.raises(ValueError, match="boom"), program.hushed():
-        os.write(2, b"a word from native code")
-        raise ValueError("boom")
-    assert "a word from native code" in capfd.readouterr().err
-
-
 def test_native_messages_are_held_back(capfd):
     import os
 
