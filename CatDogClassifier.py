@@ -625,10 +625,16 @@ def read_photos(paths, size):
         pool.shutdown(cancel_futures=True)  # who leaves early need not wait for what was read ahead
 
 
-def kinds(paths):
-    """How many files have which ending: ".heic 410, .jpg 2"."""
-    counts = collections.Counter(os.path.splitext(path)[1].lower()[:10] or "without ending" for path in paths)
-    return ", ".join(f"{printable(kind)} {count}" for kind, count in counts.most_common())
+def kind_of(path):
+    """The ending of a file's name, as a kind to count."""
+    return printable(os.path.splitext(path)[1].lower()[:10]) or "without ending"
+
+
+def tally(kinds):
+    """A Counter of kinds in words, the five most frequent by name: ".heic 410, .jpg 2"."""
+    named = dict(kinds.most_common(5))
+    others = kinds.total() - sum(named.values())
+    return ", ".join(f"{kind} {count}" for kind, count in (named | ({"others": others} if others else {})).items())
 
 
 def told(ignored):
@@ -767,7 +773,8 @@ def load_photos(classes, size, console):
     photos, left_out = decoded(paths, size, console)
     lost = [place for place, *_ in left_out]
     if len(lost) > max(1, MAX_LOST * len(paths)):
-        found = f"{len(lost)} of {len(paths)} photos cannot be read ({kinds(paths[place] for place in lost)})"
+        kinds = collections.Counter(kind_of(paths[place]) for place in lost)
+        found = f"{len(lost)} of {len(paths)} photos cannot be read ({tally(kinds)})"
         raise DatasetError(f"{found}, the first: {paths[lost[0]]}: {left_out[0][1]}", f"{MAX_LOST:.0%} may be lost")
     for place, why, _ in left_out:
         console.warn(f"left out {printable(paths[place])}: {why}")
@@ -1996,7 +2003,8 @@ def print_summary(summary, files):
 def classify(classifier, arguments, paths, total=None, ignored=None):
     """Print one line per photo as soon as it is known; exit code 1 when some could not be read."""
     classifier.answer  # noqa: B018 (its weights name the classes; loading it is no part of the time that is left)
-    console, counts, unread, started = classifier.console, collections.Counter(), [], time.monotonic()
+    console, started = classifier.console, time.monotonic()
+    counts, unread = collections.Counter(), collections.Counter()
     table, names = csv.writer(sys.stdout, lineterminator="\n"), [printable(name) for name in classifier.classes]
     if arguments.style == "csv":
         table.writerow(["path", "label", "confidence", *names, "error"])
@@ -2006,7 +2014,7 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
         write_row(row, arguments.style, table, console)
         counts[row.label] += 1
         if row.error:
-            unread.append(row.path)
+            unread[kind_of(row.path)] += 1
         if total:
             console.bar("classifying", counts.total(), total, started)
     console.clear()
@@ -2022,7 +2030,7 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
 def count_line(counts, classes, unread, ignored):
     """What became of all the files: "8 files: 3 cat, 2 dog, 2 unreadable (.heic 1, .jpg 1), 1 system file ignored"."""
     parts = [f"{counts[name]} {printable(name)}" for name in classes]
-    parts.append(f"{len(unread)} unreadable" + (f" ({kinds(unread)})" if unread else ""))
+    parts.append(f"{unread.total()} unreadable" + (f" ({tally(unread)})" if unread else ""))
     return f"{counts.total() + ignored.total()} files: {', '.join([*parts, *told(ignored)])}"
 
 
@@ -2134,8 +2142,9 @@ def main(argv=None):
         print(f"CatDogClassifier: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
-        print("\nCatDogClassifier: interrupted", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+        terminated = isinstance(stop, Terminated)
+        print(f"\nCatDogClassifier: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
+        return 143 if terminated else 130
     except OSError as error:
         with contextlib.suppress(OSError, ValueError):  # what is still to be printed would fail once more at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -64,9 +64,9 @@ def stop(monkeypatch, where, epoch):
         monkeypatch.setattr(CatDogClassifier, "_score", kill)
 
 
-@pytest.mark.parametrize(("where", "epoch"), [("step", 2), ("step", 4), ("validation", 3), ("killed between the two saves", 3),
-                                              ("killed while scoring", None)])
-@pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
+@pytest.mark.parametrize(("where", "epoch", "optimizer"), [
+    ("step", 2, "rmsprop"), ("step", 4, "adam"), ("validation", 3, "rmsprop"), ("killed between the two saves", 3, "adam"),
+    ("killed while scoring", None, "rmsprop")])
 def test_a_resumed_training_ends_exactly_as_one_that_was_never_stopped(dataset, tmp_path, monkeypatch, where, epoch, optimizer):
     """With --seed on the same machine: the same numbers to the last bit, in history, weights and scores."""
     settings = {"epochs": 4, "augment": True, "optimizer": optimizer, "learning_rate": 1e-4, "dataset": str(dataset), "quiet": True}
@@ -90,37 +90,51 @@ def test_a_resumed_training_ends_exactly_as_one_that_was_never_stopped(dataset, 
     assert not (tmp_path / "parts" / "net.previous.h5").exists()  # it is one training, not a second one
 
 
-def interrupted(folder, monkeypatch, epoch=2, **settings):
-    """A training that was stopped in an epoch; returns its settings."""
-    with monkeypatch.context() as patch:
-        stop(patch, "step", epoch)
-        quick(folder, epochs=3, **settings).train()
+@pytest.fixture(scope="module")
+def once_stopped(tmp_path_factory):
+    """A folder with a dataset, and what a training that was stopped in its third epoch of four has left."""
+    folder = tmp_path_factory.mktemp("stopped")
+    data = make_dataset(folder / "data", {"train": 12, "validation": 6, "test": 6})
+    with pytest.MonkeyPatch.context() as patch:
+        stop(patch, "step", 3)
+        quick(folder, epochs=4, dataset=str(data)).train()
+    return folder
 
 
-def test_a_stopped_training_says_where_it_goes_on(dataset, tmp_path, monkeypatch, capsys):
-    interrupted(tmp_path, monkeypatch, dataset=str(dataset))
-    quick(tmp_path, epochs=3, dataset=str(dataset), quiet=False).train()
-    assert "Going on after epoch 1 of an unfinished training (--fresh starts over)." in capsys.readouterr().err
-    assert len(losses(tmp_path)) == 3
+@pytest.fixture
+def stopped(once_stopped, tmp_path):
+    """A copy of that folder."""
+    return Path(shutil.copytree(once_stopped, tmp_path / "stopped"))
+
+
+def again(folder, **settings):
+    """The same training once more."""
+    classifier = quick(folder, **{"epochs": 1, "dataset": str(folder / "data"), "quiet": False, **settings})
+    classifier.train()
+    return classifier
+
+
+def test_a_stopped_training_says_where_it_goes_on(stopped, capsys):
+    again(stopped, epochs=3)
+    assert "Going on after epoch 2 of an unfinished training (--fresh starts over)." in capsys.readouterr().err
+    assert len(losses(stopped)) == 3
 
 
 @pytest.mark.parametrize("setting", [{"batch_size": 4}, {"optimizer": "sgd"}, {"learning_rate": 0.01}, {"augment": True},
                                      {"seed": 2}, {"seed": None}, {"precision": "float32"}])
-def test_a_training_of_another_recipe_is_not_gone_on_with_and_that_is_said(dataset, tmp_path, monkeypatch, capsys, setting):
-    interrupted(tmp_path, monkeypatch, dataset=str(dataset))
-    quick(tmp_path, dataset=str(dataset), quiet=False, **{"epochs": 1, **setting}).train()
+def test_a_training_of_another_recipe_is_not_gone_on_with_and_that_is_said(stopped, capsys, setting):
+    again(stopped, **setting)
     flag = "--" + next(iter(setting)).replace("_", "-")
     assert f"net.unfinished is of another kind (other {flag}): starting over" in capsys.readouterr().err
-    assert len(losses(tmp_path)) == 1
+    assert len(losses(stopped)) == 1
 
 
 @pytest.mark.parametrize("what", ["photos", "rung", "damaged", "of another net", "of another program", "link to nowhere"])
-def test_a_state_that_belongs_elsewhere_or_is_damaged_is_not_gone_on_with(dataset, tmp_path, monkeypatch, capsys, what):
-    interrupted(tmp_path, monkeypatch, dataset=str(dataset))
-    path = tmp_path / "net.unfinished"
+def test_a_state_that_belongs_elsewhere_or_is_damaged_is_not_gone_on_with(stopped, capsys, what):
+    path = stopped / "net.unfinished"
     content, recipe, facts = program.read_sealed(path)
     if what == "photos":
-        shutil.copy(dataset / "train" / "cat" / "cat.0.png", dataset / "train" / "cat" / "cat.1.png")
+        shutil.copy(stopped / "data/train/cat/cat.0.png", stopped / "data/train/cat/cat.1.png")
     elif what == "rung":
         path.write_bytes(b"".join(program.sealed({**recipe, "net": "vgg16"}, [content.tobytes()], facts)))
     elif what == "damaged":
@@ -134,28 +148,25 @@ def test_a_state_that_belongs_elsewhere_or_is_damaged_is_not_gone_on_with(datase
     else:
         path.unlink()
         path.symlink_to("nowhere")
-    quick(tmp_path, dataset=str(dataset), quiet=False, epochs=1).train()
+    again(stopped)
     said = capsys.readouterr().err
     assert "net.unfinished" in said
     assert "starting over" in said
     assert "Going on" not in said
-    assert len(losses(tmp_path)) == 1
+    assert len(losses(stopped)) == 1
 
 
-def test_fresh_starts_over(dataset, tmp_path, monkeypatch, capsys):
-    interrupted(tmp_path, monkeypatch, dataset=str(dataset))
-    quick(tmp_path, epochs=1, dataset=str(dataset), fresh=True, quiet=False).train()
+def test_fresh_starts_over(stopped, capsys):
+    again(stopped, fresh=True)
     assert "Going on" not in capsys.readouterr().err
-    assert len(losses(tmp_path)) == 1
+    assert len(losses(stopped)) == 1
 
 
-def test_a_training_that_was_over_is_only_scored(dataset, tmp_path, monkeypatch):
-    interrupted(tmp_path, monkeypatch, epoch=3, dataset=str(dataset))
-    classifier = quick(tmp_path, epochs=2, dataset=str(dataset))
-    classifier.train()
+def test_a_training_that_was_over_is_only_scored(stopped):
+    classifier = again(stopped, epochs=2)
     assert (classifier.summary["epochs"], classifier.summary["ending"]) == (2, "all epochs")
     assert classifier.summary["test"]["total"] == 12
-    assert not (tmp_path / "net.unfinished").exists()
+    assert not (stopped / "net.unfinished").exists()
 
 
 def test_patience_counts_across_a_stop(dataset, tmp_path, monkeypatch):
@@ -290,7 +301,7 @@ def kill_9(server, small, tmp_path, trained, times, each):
 
 @posix
 def test_kill_9_at_any_moment_leaves_what_loads_and_loses_at_most_one_epoch(server, small, tmp_path, trained):
-    kill_9(server, small, tmp_path, trained, times=6, each=3)
+    kill_9(server, small, tmp_path, trained, times=4, each=3)
 
 
 @posix
@@ -349,7 +360,7 @@ def sigterm(server, small, tmp_path, trained, times):
 
 @posix
 def test_sigterm_saves_and_leaves_within_5_seconds(server, small, tmp_path, trained):
-    sigterm(server, small, tmp_path, trained, times=4)
+    sigterm(server, small, tmp_path, trained, times=3)
 
 
 @posix
@@ -386,10 +397,10 @@ def disk(tmp_path):
 
 
 def test_a_full_disk_never_costs_the_earlier_weights(disk, dataset, trained, weights, run, monkeypatch):
-    """22 fill levels, from no room at all to room for everything."""
+    """20 fill levels, from no room at all to room for everything."""
     earlier, model = Path(weights).read_bytes(), program.build_model("default", trained.settings)
     codes = []
-    for free in [0, 1, 4, 16, 40, 64, 256, 1000, *range(2000, 30000, 2000)]:  # kB left beside the earlier weights
+    for free in [0, 1, 4, 40, 256, 1000, *range(2000, 30000, 2000)]:  # kB left beside the earlier weights
         for path in disk.iterdir():
             path.unlink()
         path = disk / "net.h5"
@@ -512,9 +523,6 @@ def test_weights_that_are_not_finite_are_never_kept_even_if_the_loss_is(dataset,
 def test_a_net_that_has_not_learned_after_ten_epochs_is_saved_marked_and_exits_with_3(tmp_path, run):
     data = make_dataset(tmp_path / "data", {"train": 8, "validation": 8})
     common = ["--dataset", data, "--weights", tmp_path / "net.h5", "--learning-rate", "1e-9", "--patience", 0, "-q"]
-    code, out, _ = run(*common, "--epochs", 9)
-    assert code == 0
-    assert "No better than guessing so far" in out
     code, out, _ = run(*common, "--epochs", 10)
     assert code == 3
     assert "It has not learned to tell them apart" in out
@@ -582,7 +590,7 @@ def test_results_that_cannot_be_printed_are_one_line(dataset, weights, style):
 
 
 @posix
-@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+@pytest.mark.parametrize("closed", ["2>&-", "0<&- 1>&- 2>&-"])
 def test_closed_streams_do_not_matter(dataset, weights, tmp_path, closed):
     line = f'"{sys.executable}" "{REPO / "CatDogClassifier.py"}" "$@" {closed}'
     before = Path(weights).read_bytes()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -243,17 +244,31 @@ def test_a_hostile_file_takes_no_more_than_twice_the_memory_of_the_net(tmp_path,
     assert int(extra) <= 2 * 4 * 1_061_313 + 2_000_000  # two megabytes for what the libraries load on first use
 
 
+READ_ALL = """
+import sys, types, numpy as np
+import CatDogClassifier as program
+model = types.SimpleNamespace(weights=[np.zeros(tuple(map(int, shape.split("x"))), np.float32) for shape in sys.argv[1].split()])
+for path in sys.argv[2:]:
+    try:
+        program.unpack_weights(path, model)
+        print("read")
+    except program.WeightsError:
+        print("refused")
+"""
+
+
 @pytest.mark.skipif(shutil.which("strace") is None, reason="what is opened is seen by strace only")
-@pytest.mark.parametrize("what", ["an external link", "external storage", "a virtual dataset"])
-def test_no_foreign_file_is_even_opened(tmp_path, weights, what):
-    path, trace = copied(tmp_path, weights, STRANGE[what]), tmp_path / "trace"
-    line = [sys.executable, REPO / "CatDogClassifier.py", "-f", "x.jpg", "--weights", path]
-    done = subprocess.run(["strace", "-f", "-qq", "-e", "trace=open,openat,execve", "-o", trace, *line], capture_output=True, text=True)
-    if not trace.exists() or "stranger.h5" not in trace.read_text(errors="replace"):
+def test_no_foreign_file_is_even_opened(tmp_path, trained, weights):
+    paths, trace = [], tmp_path / "trace"
+    for what in ("an external link", "an external link beside what is read", "external storage", "a virtual dataset"):
+        paths.append(copied(tmp_path, weights, STRANGE[what]).rename(tmp_path / f"{what}.h5"))
+    shapes = " ".join("x".join(map(str, weight.shape)) for weight in trained.model.get_weights())
+    done = subprocess.run(["strace", "-f", "-qq", "-e", "trace=open,openat,execve", "-o", trace, sys.executable, "-c", READ_ALL, shapes,
+                           *paths], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPO)})
+    if not trace.exists() or "an external link.h5" not in trace.read_text(errors="replace"):
         pytest.skip(f"strace does not work here: {done.stderr[-200:]}")
-    assert "treasure" not in trace.read_text(errors="replace")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
+    assert done.stdout.split() == ["refused"] * len(paths)
+    assert not {"treasure", "passwd"} & set(re.findall(r"treasure|passwd", trace.read_text(errors="replace")))
 
 
 def test_no_code_in_a_file_is_ever_run(tmp_path, weights):
