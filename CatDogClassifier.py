@@ -1160,6 +1160,7 @@ class Progress:
     kept: int = 0  # its epoch, counted from 1
     seconds: list = field(default_factory=list)  # of each epoch of this training
     random: dict = field(default_factory=dict)  # the state of the numpy generator that shuffles and augments
+    run: str = field(default_factory=lambda: os.urandom(8).hex())  # the name of this training, in its weights file too
 
     @property
     def epochs(self):
@@ -1322,6 +1323,10 @@ def show_pictures(paths):
 # ======================================================================================================================
 
 
+# What h5py is known to raise on damaged files.
+DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError, SystemError)
+
+
 def pack_weights(model, facts):
     """The weights of a model as an HDF5 file in bytes, in the layout that load_weights of Keras 2 and 3 reads.
 
@@ -1384,7 +1389,7 @@ def unpack_weights(path, model):
         facts = read_facts(about[0] if about else b"{}")
         model.set_weights(arrays)
         return facts
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError, SystemError) as error:
+    except DAMAGED as error:
         raise WeightsError(f"{path} is not a weights file that can be read ({error})") from None
 
 
@@ -1457,6 +1462,16 @@ def read_facts(about):
     if len(classes) != 2 or classes != sorted(set(classes)) or facts["rung"] not in RUNGS:
         raise ValueError("it is of a net that this program does not know")
     return facts
+
+
+def facts_of(path):
+    """What a weights file says about itself, unchecked; {} for one that says nothing or cannot be read."""
+    import h5py
+
+    with contextlib.suppress(*DAMAGED), open_regular(path) as opened, h5py.File(opened, "r") as file:
+        check_plain(file, opened)
+        return {**json.loads(read_attribute(file, "catdogclassifier")[0])}
+    return {}
 
 
 def pack_state(model, best_weights):
@@ -1547,12 +1562,13 @@ class CatDogClassifier:
         self.settings = Settings(**settings)
         self.console = Console(self.settings.quiet)
         self.rung, self.size, self.classes, self.drawings = "default", RUNGS["default"].size, ("cat", "dog"), False
-        self._previous_kept, self._answering, self._as_loaded, self.files = False, None, None, []
+        self._answering, self._as_loaded, self.files = None, None, []
         self._take(None, None)
 
     def _take(self, model, facts):
         """Go on with this model, about whose weights this is known."""
-        self.model, self.facts, self.history, self.kept, self.summary, self._litert = model, facts, None, 0, {}, None
+        self.model, self.facts, self.history, self.kept, self.summary = model, facts, None, 0, {}
+        self._litert, self._run = None, None
 
     @functools.cached_property
     def device(self):
@@ -1638,13 +1654,13 @@ class CatDogClassifier:
 
         trained, recipe = self._is_trained(), self._recipe()
         progress, best_weights = (None, None) if trained else self._go_on(recipe)
-        self._previous_kept, self.summary, model = progress is not None, {}, self._model_to_train()
+        self.summary, model = {}, self._model_to_train()
         if progress is None:
             best = model.evaluate(validation, verbose=0)[0] if trained else math.inf
             progress = Progress(self.training_policy, self.history.history if self.history else {}, kept=self.kept,
                                 best=best if math.isfinite(best) else math.inf)
             progress.start = progress.epochs
-        self.history = self.history or History()
+        self._run, self.history = progress.run, self.history or History()
         self.history.history = progress.history  # which Keras adds to from now on
         save = functools.partial(self._save_state, recipe)
         return Training(model, progress, self.settings, self.console, best_weights, self._keep, save)
@@ -1764,18 +1780,23 @@ class CatDogClassifier:
         """Write the weights with what is known of them; a file of an earlier training is kept as NAME.previous.h5."""
         from importlib import metadata
 
-        path = Path(self.settings.weights)
-        if not self._previous_kept and path.exists():
-            previous = beside(path, f".previous{path.suffix}")
-            write_whole(previous, path.read_bytes())
-            self.console.say(f"The weights of an earlier training are kept as {printable(previous)}.")
-        self._previous_kept = True
+        self._keep_previous(Path(self.settings.weights))
         versions = {name: metadata.version(name) for name in ("keras", "numpy")}
         self.facts = {
             "program": f"CatDogClassifier {__version__}", "rung": self.rung, "classes": list(self.classes),
-            "image_size": self.size, "drawings": self.drawings, "versions": versions, "summary": self.summary,
+            "image_size": self.size, "drawings": self.drawings, "versions": versions, "run": self._run,
+            "summary": self.summary,
         }
-        write_whole(path, pack_weights(self.model, self.facts))
+        write_whole(self.settings.weights, pack_weights(self.model, self.facts))
+
+    def _keep_previous(self, path):
+        """Keep the weights of an earlier training; but those of one that was killed must not cost better ones."""
+        self._run = self._run or os.urandom(8).hex()
+        found, previous = facts_of(path), beside(path, f".previous{path.suffix}")
+        killed = found.get("summary") == {} and previous.exists()
+        if path.exists() and not killed and found.get("run") != self._run:
+            write_whole(previous, path.read_bytes())
+            self.console.say(f"The weights of an earlier training are kept as {printable(previous)}.")
 
     def load_weights(self, path=None):
         """Take the weights of a file instead of training: ours, or the tutorial's of Keras 2. Raises WeightsError."""

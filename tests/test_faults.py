@@ -162,6 +162,28 @@ def test_fresh_starts_over(stopped, capsys):
     assert len(losses(stopped)) == 1
 
 
+def finished(path):
+    """The summary in a weights file."""
+    return program.facts_of(path)["summary"]
+
+
+def test_the_weights_of_a_finished_training_are_never_lost_to_one_that_was_killed(dataset, tmp_path, monkeypatch):
+    quick(tmp_path, epochs=2, dataset=str(dataset)).train()
+    best = (tmp_path / "net.h5").read_bytes()
+    for batch_size in (8, 4, 2):  # each time another training, so none goes on with the one before
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            stop(patch, "killed while scoring", None)
+            quick(tmp_path, epochs=1, batch_size=batch_size, dataset=str(dataset)).train()
+        assert (tmp_path / "net.previous.h5").read_bytes() == best
+        assert finished(tmp_path / "net.h5") == {}
+
+
+def test_weights_put_in_the_place_of_those_of_an_unfinished_training_are_kept(stopped, weights):
+    shutil.copy(weights, stopped / "net.h5")
+    again(stopped, epochs=3)  # goes on
+    assert (stopped / "net.previous.h5").read_bytes() == Path(weights).read_bytes()
+
+
 def test_a_training_that_was_over_is_only_scored(stopped):
     classifier = again(stopped, epochs=2)
     assert (classifier.summary["epochs"], classifier.summary["ending"]) == (2, "all epochs")
