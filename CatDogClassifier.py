@@ -271,7 +271,7 @@ class Console:
     def clear(self):
         """Take the line away, and the ^C that Ctrl-C may have left behind it."""
         if self.width:
-            print(f"\r{'':{self.width + 2}}\r", end="", file=sys.stderr, flush=True)
+            print(f"\r{'':{shutil.get_terminal_size().columns - 1}}\r", end="", file=sys.stderr, flush=True)
         self.width = 0
 
 
@@ -1210,6 +1210,7 @@ class Training:
             self.model._eval_epoch_iterator = None  # fit would use it again, whatever it is to validate on
         if self.signal:
             self.ending = "interrupted"
+            self.console.status("stopping ...")  # over the ^C that the terminal has left
         history.epoch = list(range(self.progress.epochs))  # fit forgets those of earlier runs
         self.console.clear()
         self.model.set_weights(self.weights)
