@@ -48,7 +48,6 @@ import signal
 import stat
 import struct
 import sys
-import tempfile
 import threading
 import time
 import timeit
@@ -84,12 +83,17 @@ SYSTEM_FILES = {"thumbs.db", "desktop.ini"}  # as are all names that begin with 
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 MAX_PIXELS = 100_000_000  # to decode; JPEGs that are larger, up to Pillow's own limit, at a fraction of their size
 MANY_PIXELS = 20_000_000  # of photos with more only one is decoded at a time
-MAX_ITEMS, MAX_TEXT, MAX_TEXTS = 10_000, 65_536, 128  # in a weights file: arrays; bytes of a text; texts in one list
+# Of a weights file: its bytes, its arrays, groups in groups, the bytes of a text, the texts in one list.
+MAX_FILE, MAX_ITEMS, MAX_DEPTH, MAX_TEXT, MAX_TEXTS = 1_000_000_000, 10_000, 9, 65_536, 128
+MAX_BYTES = 500_000_000  # of a photo's file: more than the largest BMP of that size
+MAX_SCANS = 100  # of a progressive JPEG; usual are ten
 MAX_LOST = 0.1  # of the photos of a split may be unreadable; a training with more does not start
 ENOUGH_EPOCHS = 10  # for a net that only guesses to be said not to learn
 DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped drawings
 
-HISTORY, ACCURACY, LOSS, UNFINISHED = BESIDE = "_history.csv", "_accuracy.png", "_loss.png", ".unfinished"  # NAME...
+# What lies beside the weights NAME.h5: NAME_history.csv, ...
+HISTORY, ACCURACY, LOSS, UNFINISHED, PREVIOUS = BESIDE = (
+    "_history.csv", "_accuracy.png", "_loss.png", ".unfinished", ".previous.h5")
 
 INSTALL = "Run: pip install -r requirements.txt"
 FASTER = "It need not be; with it the first answer comes many times sooner: pip install ai-edge-litert"
@@ -155,7 +159,7 @@ class CatDogError(Exception):
     exit_code = 1
 
     def __init__(self, problem, fix=""):
-        super().__init__(f"{printable(problem)}. {fix}" if fix else printable(problem))
+        super().__init__(printable(f"{problem}. {fix}" if fix else problem))
 
 
 class UsageError(CatDogError):
@@ -280,8 +284,8 @@ class Console:
 # ======================================================================================================================
 
 
-def open_regular(path):
-    """Open a file for reading. Raises OSError for a folder, and for what could block for ever: pipes, devices."""
+def open_regular(path, limit=math.inf):
+    """Open a file for reading. Raises OSError for a folder, for what could block for ever, and above `limit` bytes."""
     if os.path.isdir(path):  # Windows cannot open a folder to look at it
         os.scandir(path).close()  # a folder that may not be looked into says so
         raise IsADirectoryError(errno.EISDIR, "a folder, not a file", path)
@@ -292,6 +296,9 @@ def open_regular(path):
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # and after that: it may have been exchanged
         os.close(descriptor)
         raise irregular
+    if os.fstat(descriptor).st_size > limit:
+        os.close(descriptor)
+        raise OSError(errno.EFBIG, f"more than {limit / 1e6:.0f} MB", path)
     return os.fdopen(descriptor, "rb")
 
 
@@ -299,16 +306,23 @@ def open_regular(path):
 def replacing(path):
     """A file to write that takes the place of another in one step, at the end: there is the old one or the new one."""
     target = Path(os.path.realpath(path))  # a link stays a link
-    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+    part = temporary(target)
     try:
-        with open(temporary, "wb") as file:
+        with open(part, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        with contextlib.suppress(OSError):
+            shutil.copymode(target, part)
+        os.replace(part, target)
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            part.unlink()
+
+
+def temporary(path):
+    """A new name, for what is to take the place of a file when it is whole."""
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
 
 
 def write_whole(path, *chunks):
@@ -317,26 +331,20 @@ def write_whole(path, *chunks):
         with replacing(path) as file:
             file.writelines(chunks)
     except OSError as error:
-        raise WriteError(f"cannot write {path}: {reason(error)}", "Name another place with --weights") from None
+        raise WriteError(f"cannot write {path}: {reason(error)}", "Make room, or name another --weights") from None
 
 
 def check_writable(path):
     """Raise WriteError now rather than after an hour of training; sweep up what a killed one left half-written."""
-    path, target, start = Path(path), Path(os.path.realpath(path)), b""
+    path, target = Path(path), Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise WriteError(f"cannot write {path}: it is no regular file", "Name a file with --weights")
     try:
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
-        names = "|".join(re.escape(beside(target, ending).name) for ending in (target.suffix, *BESIDE))
-        remove_files(target.parent, rf"\.({names})\.[0-9a-f]{{8}}\.tmp")
-        if path.exists():
-            with open_regular(path) as file:
-                start = file.read(8)
+        names = [target.name, *(beside(target, ending).name for ending in BESIDE)]
+        temporary(target.with_name(max(names, key=len))).touch()  # a folder may not take it, or not so long a name
+        remove_files(target.parent, rf"\.({'|'.join(map(re.escape, names))})\.[0-9a-f]{{8}}\.tmp")
     except OSError as error:
         raise WriteError(f"cannot write in {path.parent}: {reason(error)}", "Name another --weights") from None
-    if start not in (b"", b"\x89HDF\r\n\x1a\n"):
-        raise WriteError(f"{path} holds no weights but something else", "Name another --weights, or remove it")
 
 
 def remove_files(folder, pattern):
@@ -350,8 +358,9 @@ def remove_files(folder, pattern):
 
 
 def beside(weights, ending):
-    """The path of a file with the stem of the weights: beside("a/x.h5", "_loss.png") is a/x_loss.png."""
-    return Path(weights).with_name(Path(weights).stem + ending)
+    """The path of a file named after the weights: beside("a/x.h5", "_loss.png") is a/x_loss.png."""
+    path = Path(weights)  # of another ending than .h5 the whole name: run_0.01 and run_0.001 are two
+    return path.with_name((path.stem if path.suffix == ".h5" else path.name) + ending)
 
 
 def cache_folder():
@@ -369,6 +378,8 @@ def digest_of(path):
     """The state of a file and of this program, for a cache made from it; None when it cannot be read."""
     try:
         with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_FILE:
+                return None
             return f"{__version__} {hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError:
         return None
@@ -536,8 +547,8 @@ def check_classes(where, classes, fix):
 
 
 # All that Pillow's readers are known to raise on damaged data; a Python exception there is a refusal, not a bug.
-UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError, OverflowError,
-              NotImplementedError, AttributeError, struct.error)
+UNREADABLE = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
+              EOFError, MemoryError, OverflowError, NotImplementedError, AttributeError, struct.error)
 PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}  # of disks and networks
 
 ORIENTATIONS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -556,12 +567,14 @@ def read_photo(path, size):
     Raises PhotoError with the reason.
     """
     try:
-        with open_regular(path) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
+        with open_regular(path, MAX_BYTES) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
+            whole, progressive = math.prod(image.size), image.info.get("progressive")
             image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded at 1/2, 1/4 or 1/8, several times faster
-            pixels = math.prod(image.size)
-            if pixels > MAX_PIXELS:
+            if math.prod(image.size) > MAX_PIXELS:
                 raise PhotoError(f"too large: {image.width} x {image.height} pixels")
-            if pixels > MANY_PIXELS:
+            if progressive and scans(file) > MAX_SCANS:
+                raise PhotoError("too many scans: it would take forever")
+            if (whole if progressive else math.prod(image.size)) > MANY_PIXELS:
                 return LARGE_PHOTOS.submit(squashed, image, size).result()
             return squashed(image, size)
     except Image.DecompressionBombError:
@@ -573,6 +586,15 @@ def read_photo(path, size):
         refusal = PhotoError(f"cannot be read: {why}")
         refusal.passing = isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING
         raise refusal from None
+
+
+def scans(file):
+    """In how many passes over the picture a progressive JPEG is stored; each takes as long as a whole one."""
+    place = file.tell()
+    file.seek(0)
+    count = file.read().count(b"\xff\xda")
+    file.seek(place)
+    return count
 
 
 def squashed(image, size):
@@ -638,9 +660,9 @@ def tally(kinds):
 
 
 def told(ignored):
-    """What to say of the Counter of ignored files: ["2 system files ignored"], [] for none."""
+    """What to say of the Counter of ignored files: ["2 hidden or system files ignored"], [] for none."""
     count = ignored["files"]
-    return [f"{count} system file{'s' * (count > 1)} ignored"] if count else []
+    return [f"{count} hidden or system file{'s' * (count > 1)} ignored"] if count else []
 
 
 def is_drawing(path):
@@ -751,7 +773,8 @@ def copy_whole(source, target):
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
-            shutil.copyfile(source, part)
+            with open_regular(source) as original, open(part, "wb") as copy:
+                shutil.copyfileobj(original, copy)
             os.replace(part, target)
     except OSError as error:
         raise WriteError(f"cannot copy {source} to {target}: {reason(error)}") from None
@@ -772,10 +795,13 @@ def load_photos(classes, size, console):
     labels = np.repeat(np.arange(len(classes), dtype=np.float32), [len(photos) for photos in classes.values()])
     photos, left_out = decoded(paths, size, console)
     lost = [place for place, *_ in left_out]
+    for folder in (paths[place] for place in lost if os.path.isdir(paths[place]) and not os.path.islink(paths[place])):
+        raise DatasetError(f"{folder} cannot be looked into", "Nobody knows how many photos would be lost")
     if len(lost) > max(1, MAX_LOST * len(paths)):
         kinds = collections.Counter(kind_of(paths[place]) for place in lost)
         found = f"{len(lost)} of {len(paths)} photos cannot be read ({tally(kinds)})"
-        raise DatasetError(f"{found}, the first: {paths[lost[0]]}: {left_out[0][1]}", f"{MAX_LOST:.0%} may be lost")
+        fix = f"At most {MAX_LOST:.0%} may be lost: repair or remove them; -d names them all"
+        raise DatasetError(f"{found}, the first: {paths[lost[0]]}: {left_out[0][1]}", fix)
     for place, why, _ in left_out:
         console.warn(f"left out {printable(paths[place])}: {why}")
     labels = np.delete(labels, lost)
@@ -1100,12 +1126,14 @@ def score(probabilities, labels):
 
 
 def better_than_guessing(score):
-    """Whether the answers have to do with the photos: the low ends of both classes' intervals add up to more than 1.
+    """Whether the answers have to do with the photos: the shares right of both classes add up to clearly more than 1.
 
-    For answers that do not, whatever share of them is "dog", the shares right of both classes add up to 1; so nobody
-    passes by always naming the larger class.
+    For answers that do not, whatever share of them is "dog", these add up to 1: nobody passes by always naming the
+    larger class. Clearly: beyond a 95 % interval of the sum, by squaring and adding (R. G. Newcombe, Statistics in
+    Medicine 17, 1998).
     """
-    return sum(wilson(correct, total)[0] for correct, total in score["by_class"]) > 1
+    shares = [(correct / total, wilson(correct, total)[0]) for correct, total in score["by_class"]]
+    return sum(share for share, _ in shares) - math.hypot(*(share - low for share, low in shares)) > 1
 
 
 def wilson(correct, total, z=1.959964):
@@ -1161,6 +1189,14 @@ class Progress:
     seconds: list = field(default_factory=list)  # of each epoch of this training
     random: dict = field(default_factory=dict)  # the state of the numpy generator that shuffles and augments
     run: str = field(default_factory=lambda: os.urandom(8).hex())  # the name of this training, in its weights file too
+
+    def __post_init__(self):
+        """Raise TypeError or ValueError for what no training has saved."""
+        for part in fields(self):
+            if not isinstance(getattr(self, part.name), part.type):
+                raise TypeError(part.name)
+        if self.policy not in PRECISIONS.values() or len(set(map(len, self.history.values()))) > 1:
+            raise ValueError("policy or history")
 
     @property
     def epochs(self):
@@ -1264,6 +1300,14 @@ class Training:
         self.console.say(f"epoch {epoch + 1:2}/{self.last} {seconds:5.1f} s  {scores}{'  best' if better else ''}")
         self.ending = self.over()
         self.model.stop_training = self.ending is not None
+
+    def outcome(self):
+        """The run in numbers and words, for the summary."""
+        progress = self.progress
+        return {"best_epoch": progress.kept, "epochs": progress.epochs, "ending": self.ending,
+                "overfitted_from": overfitted_from(progress.history, progress.kept),
+                "seconds": round(sum(progress.seconds), 1),
+                "seconds_per_epoch": round(float(np.median(progress.seconds or [0])), 2)}
 
     def try_to(self, write):
         """Write something; a full disk may be emptied before the next epoch, so that is no reason to give up."""
@@ -1376,14 +1420,16 @@ def unpack_weights(path, model):
 
     try:
         with open_regular(path) as opened, h5py.File(opened, "r") as file:
-            check_plain(file, opened)
-            names, stored = stored_arrays(file.get("model_weights", file), limit=len(model.weights) + 1)
-            wanted = [(tuple(weight.shape), np.float32) for weight in model.weights]
-            if [(array.shape, array.dtype) for array in stored] != wanted:
+            shapes = [tuple(weight.shape) for weight in model.weights]
+            check_plain(file, opened, 16 * sum(map(math.prod, shapes)) + 1_000_000)  # an optimizer's memory as well
+            names, stored = stored_arrays(file.get("model_weights", file), limit=len(shapes) + 1)
+            floats = all(array.id.get_type().equal(h5py.h5t.IEEE_F32LE) for array in stored)
+            if not floats or [array.shape for array in stored] != shapes:
                 raise WeightsError(f"{path} holds the weights of another net", "Train anew, or name another --weights")
             about, arrays = read_attribute(file, "catdogclassifier"), [array[()] for array in stored]
-            if about and (names != [(layer.name, name) for layer in model.layers for name in weight_names(layer)]
-                          or read_attribute(file, "digest") != [digest(about[0], arrays).encode()]):
+            ours, seal = [(layer.name, name) for layer in model.layers for name in weight_names(layer)], "digest"
+            whole = names == ours and about and read_attribute(file, seal) == [digest(about[0], arrays).encode()]
+            if not whole and (about or seal in file.attrs or names == ours):  # or else it is of another program
                 raise ValueError("it has been damaged or changed")
         if not all(np.isfinite(array).all() for array in arrays):
             raise WeightsError(f"{path} holds numbers that are not finite", "Train anew, or name another --weights")
@@ -1391,11 +1437,25 @@ def unpack_weights(path, model):
         model.set_weights(arrays)
         return facts
     except DAMAGED as error:
-        raise WeightsError(f"{path} is not a weights file that can be read ({error})") from None
+        why = reason(error) if isinstance(error, OSError) else error
+        problem = f"{path} is not a weights file that can be read ({why})"
+        raise WeightsError(problem, "Train anew, or name another --weights") from None
 
 
-def check_plain(file, opened):
-    """Raise ValueError unless an HDF5 file holds nothing but arrays of its own, each in one piece, and short texts.
+def check_replaceable(path):
+    """Raise WriteError when a file that holds something else than weights is in their place."""
+    import h5py
+
+    if not os.path.exists(path) or not os.path.getsize(path):
+        return
+    with contextlib.suppress(*DAMAGED), open_regular(path) as opened, h5py.File(opened, "r") as file:
+        if "layer_names" in file.attrs or "model_weights" in file:
+            return
+    raise WriteError(f"{path} holds no weights but something else", "Name another --weights, or remove it")
+
+
+def check_plain(file, opened, limit=MAX_FILE):
+    """Raise ValueError unless an HDF5 file of at most `limit` bytes holds only arrays and short texts of its own.
 
     Links and external or virtual storage would open other files; one compressed chunk may take any amount of memory;
     so may an attribute that names one long text again and again.
@@ -1405,14 +1465,15 @@ def check_plain(file, opened):
     count = itertools.count(1)
 
     def odd_link(name, link):
-        plain = isinstance(link, h5py.HardLink) and next(count) <= MAX_ITEMS
-        return None if plain else f"{name} is a link, or one item too many"
+        plain = isinstance(link, h5py.HardLink) and next(count) <= MAX_ITEMS and name.count("/") <= MAX_DEPTH
+        return None if plain else f"{name[:80]} is a link, too deep, or one item too many"
 
     def odd_item(name, item):
         odd = isinstance(item, h5py.Dataset) and (item.is_virtual or item.external or item.chunks)
-        return f"{name} is stored elsewhere, or in pieces" if odd else None
+        return f"{name[:80]} is stored elsewhere, or in pieces" if odd else None
 
-    problem = file.visititems_links(odd_link) or file.visititems(odd_item)
+    problem = "it is too large" if opened.seek(0, os.SEEK_END) > limit else None
+    problem = problem or file.visititems_links(odd_link) or file.visititems(odd_item)
     if problem or longest_text(opened) > MAX_TEXT:
         raise ValueError(problem or "it holds a text that is too long")
 
@@ -1425,7 +1486,7 @@ def longest_text(opened):
     opened.seek(0)
     longest, end = 0, b""
     while block := opened.read(1_000_000):
-        heaps = re.findall(rb"(?s)GCOL\x01...(.{8})", end + block)
+        heaps = re.findall(rb"(?s)(?=GCOL\x01...(.{8}))", end + block)  # looking ahead: one may seem to lie in another
         longest, end = max([longest, *(int.from_bytes(size, "little") for size in heaps)]), (end + block)[-15:]
     return longest
 
@@ -1437,8 +1498,8 @@ def read_attribute(item, name):
     count = math.prod(item.attrs.get_id(name).shape) if name in item.attrs else 0
     if not count:
         return []
-    text = h5py.check_string_dtype(item.attrs.get_id(name).dtype)
-    if not text or count > MAX_TEXTS or (text.length or 0) > MAX_TEXT:
+    kind = item.attrs.get_id(name).get_type()  # not its dtype: to make that of a nested type takes gigabytes
+    if not isinstance(kind, h5py.h5t.TypeStringID) or count > MAX_TEXTS or kind.get_size() > MAX_TEXT:
         raise ValueError(f"its attribute {name} is too large, or of another kind")
     return [value if isinstance(value, bytes) else value.encode() for value in np.ravel(item.attrs[name]).tolist()]
 
@@ -1471,7 +1532,7 @@ def facts_of(path):
 
     with contextlib.suppress(*DAMAGED), open_regular(path) as opened, h5py.File(opened, "r") as file:
         check_plain(file, opened)
-        return {**json.loads(read_attribute(file, "catdogclassifier")[0])}
+        return read_facts(read_attribute(file, "catdogclassifier")[0])
     return {}
 
 
@@ -1635,6 +1696,7 @@ class CatDogClassifier:
         """
         directory = directory or self.settings.dataset
         check_writable(self.settings.weights)
+        check_replaceable(self.settings.weights)
         train, validation = self.load_data(directory)
         train, weights = balanced(train, self.training[1])
         validation, _ = balanced(validation, self.validation[1])
@@ -1654,7 +1716,7 @@ class CatDogClassifier:
         from keras.callbacks import History
 
         trained, recipe = self._is_trained(), self._recipe()
-        progress, best_weights = (None, None) if trained else self._go_on(recipe)
+        progress, best_weights = self._go_on(recipe, trained)
         self.summary, model = {}, self._model_to_train()
         if progress is None:
             best = model.evaluate(validation, verbose=0)[0] if trained else math.inf
@@ -1674,7 +1736,7 @@ class CatDogClassifier:
         settings = {"--" + name.replace("_", "-"): getattr(self.settings, name) for name in RECIPE}
         return {"version": __version__, "net": self.rung, "photos": photos, "classes": list(self.classes), **settings}
 
-    def _go_on(self, recipe):
+    def _go_on(self, recipe, trained):
         """Make the net of an unfinished training the model; its Progress and best weights, or (None, None) if none."""
         path = beside(self.settings.weights, UNFINISHED)
         if self.settings.fresh or not os.path.lexists(path):
@@ -1683,16 +1745,20 @@ class CatDogClassifier:
         content, theirs, facts = read_sealed(path) or (None, None, None)
         try:
             differs = [name for name, value in recipe.items() if theirs[name] != value]
-            if not differs:
+            if trained:
+                problem = "is not that of this net, which is trained already"
+            elif differs:
+                problem = f"is of another kind (other {', '.join(differs)})"
+            else:
                 progress = Progress(**facts)
                 self.rng.bit_generator.state = progress.random
                 if self.settings.precision == "auto":
                     self.training_policy = progress.policy
                 return progress, unpack_state(content, self._model_to_train())
-            problem = f"is of another kind (other {', '.join(differs)})"
         except (TypeError, KeyError, ValueError):
             problem = "is damaged"
-        self.console.say(f"The unfinished training {printable(path)} {problem}: starting over, which replaces it.")
+        self.console.say(f"The unfinished training {printable(path)} {problem}: starting over, which replaces it after "
+                         "the first epoch. To keep it, press Ctrl-C now and name another --weights.")
         return None, None
 
     def _keep(self, training):
@@ -1751,17 +1817,14 @@ class CatDogClassifier:
         extras = {HISTORY: lambda: pack_history(progress.history), ACCURACY: lambda: pack_figure(self.showAcc()),
                   LOSS: lambda: pack_figure(self.showLoss())}
         self.files = [weights, *filter(None, itertools.starmap(self._write_beside, extras.items()))]
-        self.summary = {
-            "best_epoch": self.kept, "epochs": progress.epochs, "ending": training.ending,
-            "overfitted_from": overfitted_from(progress.history, self.kept), "validation": None, "test": None,
-            "learned": None, "seconds": round(sum(progress.seconds), 1),
-            "seconds_per_epoch": round(float(np.median(progress.seconds or [0])), 2), "device": self.device.name,
-            "precision": self.precision, "drawings": self.drawings,
-        }
+        self.summary = {**training.outcome(), "validation": None, "test": None, "learned": None,
+                        "device": self.device.name, "precision": self.precision, "drawings": self.drawings}
         if training.ending != "interrupted":
             self.summary["validation"] = self._score(*self.validation)
             if progress.epochs >= ENOUGH_EPOCHS:
                 self.summary["learned"] = better_than_guessing(self.summary["validation"])
+            if self.summary["learned"] is False:
+                self.summary["overfitted_from"] = None
             self.summary["test"] = self._test_score(directory)
         self.save_weights()
         if training.ending != "interrupted":
@@ -1791,11 +1854,11 @@ class CatDogClassifier:
         write_whole(self.settings.weights, pack_weights(self.model, self.facts))
 
     def _keep_previous(self, path):
-        """Keep the weights of an earlier training; but those of one that was killed must not cost better ones."""
+        """Keep the weights of an earlier training; but those of one that was not finished must not cost others."""
         self._run = self._run or os.urandom(8).hex()
-        found, previous = facts_of(path), beside(path, f".previous{path.suffix}")
-        killed = found.get("summary") == {} and previous.exists()
-        if path.exists() and not killed and found.get("run") != self._run:
+        found, previous = facts_of(path), beside(path, PREVIOUS)
+        unfinished = found and found["summary"].get("ending", "interrupted") == "interrupted"
+        if path.exists() and found.get("run") != self._run and not (unfinished and previous.exists()):
             write_whole(previous, path.read_bytes())
             self.console.say(f"The weights of an earlier training are kept as {printable(previous)}.")
 
@@ -1910,7 +1973,10 @@ class CatDogClassifier:
         """Like `predict` for any iterable of paths, but yields each Prediction as soon as it is known."""
         answer, reads = self.answer, read_photos(map(os.fspath, paths), self.size)
         while chunk := list(itertools.islice(reads, batch_size)):
-            answers = iter(answer([photo for _, photo in chunk if not isinstance(photo, PhotoError)]))
+            answers = answer([photo for _, photo in chunk if not isinstance(photo, PhotoError)])
+            if not np.isfinite(answers).all():
+                raise WeightsError(f"{self.settings.weights} gives answers that are no numbers", "Train anew")
+            answers = iter(answers)
             for path, photo in chunk:
                 if isinstance(photo, PhotoError):
                     yield Prediction(path, error=str(photo))
@@ -1941,9 +2007,16 @@ examples:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """Shows what it did not understand without letting it act on the terminal: that may be the name of a file."""
+
+    def error(self, message):
+        super().error(printable(message))
+
+
 def build_parser():
     """The command line; the defaults are those of Settings."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="CatDogClassifier.py", usage="python CatDogClassifier.py [action] [options]", description=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False,
     )
@@ -2050,7 +2123,7 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
 
 
 def count_line(counts, classes, unread, ignored):
-    """What became of all the files: "8 files: 3 cat, 2 dog, 2 unreadable (.heic 1, .jpg 1), 1 system file ignored"."""
+    """What became of all the files: "8 files: 5 cat, 2 dog, 1 unreadable (.heic 1)", and how many were ignored."""
     parts = [f"{counts[name]} {printable(name)}" for name in classes]
     parts.append(f"{unread.total()} unreadable" + (f" ({tally(unread)})" if unread else ""))
     return f"{counts.total() + ignored.total()} files: {', '.join([*parts, *told(ignored)])}"
@@ -2081,7 +2154,9 @@ def classify_files(classifier, arguments):
 
 def stdin_paths():
     """The paths on stdin, one a line, in whatever bytes the file system has."""
-    for line in sys.stdin.buffer:
+    if sys.stdin and sys.stdin.isatty():
+        print("Type the paths of photos, one a line; Ctrl-D ends.", file=sys.stderr)
+    for line in sys.stdin.buffer if sys.stdin else ():
         if path := line.rstrip(b"\r\n"):
             yield os.fsdecode(path)
 
@@ -2106,8 +2181,8 @@ def prepare(classifier, arguments):
     """--prepare: bring photos into the layout of a dataset."""
     dataset, split = classifier.settings.dataset, parse_split(arguments.split or SPLIT)
     counts = prepare_dataset(arguments.prepare, dataset, split, classifier.console)
-    print(f"{dataset}: " + ", ".join(f"{count} {part}" for part, count in counts.items()) + " photos")
-    classifier.console.say(f"Train on them with: python CatDogClassifier.py --dataset {dataset}")
+    print(f"{printable(dataset)}: " + ", ".join(f"{count} {part}" for part, count in counts.items()) + " photos")
+    classifier.console.say(f"Train on them with: python CatDogClassifier.py --dataset {printable(dataset)}")
     return 0
 
 

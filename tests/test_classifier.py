@@ -8,6 +8,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -81,7 +82,15 @@ def test_training_photos_are_augmented_unless_told_otherwise(dataset, tmp_path):
     assert found(quick(tmp_path, augment=True).load_data(dataset)[0]) == 0
 
 
-EARLIER = b"\x89HDF\r\n\x1a\nweights of an earlier training"
+def earlier_weights():
+    """The bytes of a weights file that nothing else can have written."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["layer_names"] = np.array([b"earlier"])
+    return buffer.getvalue()
+
+
+EARLIER = earlier_weights()
 
 
 class Script:

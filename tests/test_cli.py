@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_a_folder_goes_on_after_a_bad_photo_and_exits_with_1(run, photos, weight
     assert [line.split()[0] for line in out.splitlines()] == ["dog", "cat"]
     assert err.splitlines() == [
         f"{photos / 'broken.jpg'}: not a photo that can be read (JPEG, PNG, GIF, BMP, WEBP)",
-        "4 files: 1 cat, 1 dog, 1 unreadable (.jpg 1), 1 system file ignored",
+        "4 files: 1 cat, 1 dog, 1 unreadable (.jpg 1), 1 hidden or system file ignored",
     ]
 
 
@@ -255,8 +256,9 @@ def test_ctrl_c_saves_the_best_epoch_and_exits_with_130(dataset, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_before_anything_was_learned_exits_with_130_and_touches_nothing(dataset, tmp_path):
-    (tmp_path / "net.h5").write_bytes(b"\x89HDF\r\n\x1a\nearlier")
+def test_ctrl_c_before_anything_was_learned_exits_with_130_and_touches_nothing(dataset, tmp_path, weights):
+    earlier = Path(weights).read_bytes()
+    (tmp_path / "net.h5").write_bytes(earlier)
     process = subprocess.Popen([sys.executable, PROGRAM, "--dataset", dataset, "--weights", tmp_path / "net.h5"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stderr.readline()
@@ -264,7 +266,16 @@ def test_ctrl_c_before_anything_was_learned_exits_with_130_and_touches_nothing(d
     out, err = process.communicate()
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
-    assert (tmp_path / "net.h5").read_bytes() == b"\x89HDF\r\n\x1a\nearlier"
+    assert (tmp_path / "net.h5").read_bytes() == earlier
+
+
+@pytest.mark.parametrize("arguments", [["--dataset", "no\x1b[31m\nrow"], ["-\x1b[31m\nx.jpg"], ["-f", "\x1b[31m.jpg", "--weights", "\x1b\n"],
+                                       ["-d", "\x1b[2J"], ["--prepare", "\x1b[2J"]])
+def test_no_name_acts_on_the_terminal_in_an_error(run, arguments):
+    code, out, err = run(*arguments)
+    assert code in (1, 2)
+    assert "\x1b" not in out + err
+    assert "\\x1b" in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals")

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import os
 import shutil
@@ -129,7 +130,8 @@ def test_a_training_of_another_recipe_is_not_gone_on_with_and_that_is_said(stopp
     assert len(losses(stopped)) == 1
 
 
-@pytest.mark.parametrize("what", ["photos", "rung", "damaged", "of another net", "of another program", "link to nowhere"])
+@pytest.mark.parametrize("what", ["photos", "rung", "damaged", "of another net", "of another program", "link to nowhere",
+                                  "a policy", "a number", "a history", "a random state"])
 def test_a_state_that_belongs_elsewhere_or_is_damaged_is_not_gone_on_with(stopped, capsys, what):
     path = stopped / "net.unfinished"
     content, recipe, facts = program.read_sealed(path)
@@ -145,9 +147,13 @@ def test_a_state_that_belongs_elsewhere_or_is_damaged_is_not_gone_on_with(stoppe
         path.write_bytes(b"".join(program.sealed(recipe, [content.tobytes()[:-4]], facts)))
     elif what == "of another program":
         path.write_bytes(b"".join(program.sealed([1], [b""], "x")))
-    else:
+    elif what == "link to nowhere":
         path.unlink()
         path.symlink_to("nowhere")
+    else:  # forged: a seal is no signature
+        change = {"a policy": {"policy": "evil"}, "a number": {"kept": "x"}, "a history": {"history": {"loss": [1.0], "acc": []}},
+                  "a random state": {"random": {"bit_generator": "x"}}}[what]
+        path.write_bytes(b"".join(program.sealed(recipe, [content.tobytes()], {**facts, **change})))
     again(stopped)
     said = capsys.readouterr().err
     assert "net.unfinished" in said
@@ -482,7 +488,15 @@ def test_pictures_never_cost_weights(dataset, tmp_path, run, monkeypatch, how):
     assert CatDogClassifier(weights=str(tmp_path / "net.h5"), quiet=True).predict(dataset / "test")
 
 
-@pytest.mark.parametrize("content", [b"# My notes", b"\x89PNG\r\n\x1a\n", b"cat"])
+def other_hdf5():
+    """An HDF5 file of somebody's data."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["x"] = np.arange(10)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"# My notes", b"\x89PNG\r\n\x1a\n", b"cat", other_hdf5()])
 def test_a_file_that_holds_no_weights_is_never_replaced(dataset, tmp_path, run, content):
     path = tmp_path / "README.md"
     path.write_bytes(content)
@@ -490,6 +504,30 @@ def test_a_file_that_holds_no_weights_is_never_replaced(dataset, tmp_path, run, 
     assert code == 1
     assert "README.md holds no weights" in err
     assert os.listdir(tmp_path / "..") and path.read_bytes() == content
+
+
+def test_names_that_differ_behind_the_dot_are_different_trainings():
+    for name in ("run_0.01", "run_0.02", "x.unfinished", "pets", "pets.keras"):
+        assert program.beside(name, "_loss.png").name == name + "_loss.png"
+        assert program.beside(name, program.UNFINISHED).name != name
+    assert program.beside("a/pets.h5", "_loss.png") == Path("a/pets_loss.png")
+
+
+@posix
+def test_a_name_too_long_to_be_written_is_refused_before_the_training(dataset, tmp_path, run):
+    code, _, err = run("--dataset", dataset, "--weights", tmp_path / ("x" * 245 + ".h5"), "--epochs", 1)
+    assert code == 1
+    assert "File name too long. Name another --weights" in err
+    assert err.count("\n") == 1
+
+
+@posix
+def test_the_mode_of_the_weights_is_kept(tmp_path):
+    path = tmp_path / "net.h5"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    program.write_whole(path, b"new")
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 # Trainings that go wrong. --------------------------------------------------------------------------------------------
@@ -551,6 +589,12 @@ def test_a_net_that_has_not_learned_after_ten_epochs_is_saved_marked_and_exits_w
     assert json.loads(h5py.File(tmp_path / "net.h5").attrs["catdogclassifier"])["summary"]["learned"] is False
     _, _, err = run("-f", data / "train/cat/cat.0.png", "--weights", tmp_path / "net.h5")
     assert "has not learned" in err
+
+
+def test_few_photos_that_are_all_right_show_that_a_net_has_learned():
+    labels = np.array([[0.0]] * 3 + [[1.0]] * 3)
+    assert program.better_than_guessing(program.score(labels[:, 0], labels))
+    assert not program.better_than_guessing(program.score(labels[::-1, 0], labels))
 
 
 def test_who_always_names_the_larger_class_has_not_learned():

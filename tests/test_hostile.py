@@ -193,16 +193,47 @@ def test_more_than_1068_hostile_files_are_read_or_refused_and_the_good_ones_amon
 def test_photos_of_the_largest_size_allowed_take_the_memory_of_one_even_many_at_once(tmp_path):
     path = tmp_path / "large.png"
     Image.new("RGBA", (11_000, 9_000)).save(path, compress_level=1)
-    code = f"""import resource, warnings, CatDogClassifier as p
+    code = f"""import warnings, CatDogClassifier as p
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 warnings.simplefilter("ignore")
 p.os.cpu_count = lambda: 4
-most = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
+most = [peak()]
 for count in (1, 4):
     assert all(photo.shape == (24, 24, 3) for _, photo in p.read_photos([{str(path)!r}] * count, 24))
-    most.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    most.append(peak())
 print(most[1] - most[0], most[2] - most[0])"""
     one, four = map(int, python("-c", code, text=True).stdout.split())
-    assert four < 1.2 * one
+    assert 0 < four < 1.2 * one
+
+
+def progressive_bomb(count):
+    """A progressive JPEG that goes over its picture again and again."""
+    whole = encoded(scene(np.random.default_rng(3)), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * count + whole[-2:]
+
+
+def test_a_jpeg_of_endless_scans_is_refused_and_a_usual_progressive_one_is_read(tmp_path):
+    for count, refused in ((1, False), (1000, True)):
+        (tmp_path / "x.jpg").write_bytes(progressive_bomb(count))
+        assert (outcome(tmp_path / "x.jpg") == "too many scans: it would take forever") if refused else isinstance(
+            outcome(tmp_path / "x.jpg"), np.ndarray)
+
+
+def test_a_file_too_large_for_a_photo_is_refused_unread(tmp_path):
+    whole = encoded(scene(np.random.default_rng(3)), "WEBP")
+    (tmp_path / "x.webp").write_bytes(whole)
+    os.truncate(tmp_path / "x.webp", 600_000_000)  # takes no room
+    assert outcome(tmp_path / "x.webp") == "cannot be read: more than 500 MB"
+
+
+def test_a_bomb_as_the_first_photo_of_a_training_is_left_out_like_any_other(tmp_path, capsys):
+    data = make_dataset(tmp_path / "data", {"train": 10, "validation": 2})
+    (data / "train" / "cat" / "aaa.png").write_bytes(png_bomb(60_000, 60_000))
+    classifier = program.CatDogClassifier(weights=str(tmp_path / "net.h5"))
+    classifier.load_data(data)
+    assert "aaa.png: too large" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -296,7 +327,7 @@ def test_a_folder_with_one_of_everything_is_answered_and_the_summary_adds_up(eve
     counts = [int(part.split()[0]) for part in summary.split(": ", 1)[1].replace(".heic 1, ", "").split(", ") if part[0].isdigit()]
     assert summary.startswith(f"{entries(folder)} files: ")
     assert sum(counts) == entries(folder), summary
-    assert "5 system files ignored" in summary
+    assert "5 hidden or system files ignored" in summary
     assert ".heic 1" in summary
     if style == "--json":
         rows = [json.loads(line) for line in out.splitlines()]
@@ -363,7 +394,7 @@ def test_a_training_that_would_lose_too_many_photos_does_not_start_and_says_in_o
     assert (code, out) == (1, "")
     assert err.count("\n") == 1
     assert "5 of 40 photos cannot be read (.heic 5), the first: " in err
-    assert "10% may be lost" in err
+    assert "At most 10% may be lost" in err
     assert not (tmp_path / "net.h5").exists()
 
 

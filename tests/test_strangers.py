@@ -24,9 +24,11 @@ def copied(tmp_path, weights, change=lambda file, folder: None, ours=True):
     path = tmp_path / "stranger.h5"
     shutil.copy(weights, path)
     with h5py.File(path, "a") as file:
-        if not ours:
-            del file.attrs["catdogclassifier"], file.attrs["digest"]
         change(file, tmp_path)
+        if not ours:
+            for name in {"catdogclassifier", "digest"} & set(file.attrs):
+                del file.attrs[name]
+            renamed(file, tmp_path)
     return path
 
 
@@ -130,8 +132,33 @@ def swapped(file, folder):
 
 
 def renamed(file, folder):
-    file.move("dense_1", "dense_9")
-    file.attrs["layer_names"] = np.array([name.replace(b"dense_1", b"dense_9") for name in file.attrs["layer_names"]], "S")
+    """Names that this program does not give."""
+    if file.attrs["layer_names"].dtype.kind == "S":
+        file.move("dense_1", "dense_9")
+        file.attrs["layer_names"] = np.array([name.replace(b"dense_1", b"dense_9") for name in file.attrs["layer_names"]], "S")
+
+
+def nested_type(depth):
+    """An attribute whose type is a list of lists of lists ..."""
+    def change(file, folder):
+        kind = h5py.h5t.NATIVE_INT8
+        for _ in range(depth):
+            kind = h5py.h5t.vlen_create(kind)
+        h5py.h5a.delete(file.id, b"layer_names")
+        h5py.h5a.create(file.id, b"layer_names", kind, h5py.h5s.create_simple((1,)))
+    return change
+
+
+def hidden_heap(file, folder):
+    """A text of 3 MB whose beginning looks as if it lay in another, short one."""
+    del file.attrs["layer_names"]
+    file.attrs["layer_names"] = np.array(["GCOL\x01" + "x" * 3_000_000], dtype=h5py.string_dtype())
+
+
+def nested_groups(file, folder):
+    group = file
+    for _ in range(12):
+        group = group.create_group("g")
 
 
 def bit(file, folder):
@@ -159,6 +186,9 @@ STRANGE = {
     "long names": long_names,
     "very many names": many_names,
     "very many links": many_links,
+    "a type in a type in a type": nested_type(1000),
+    "a heap hidden in another": hidden_heap,
+    "groups in groups in groups": nested_groups,
     "groups in themselves": deep,
     "layer names of another kind": lambda file, folder: file.attrs.__setitem__("layer_names", np.arange(14)),
     "a layer that is none": lambda file, folder: file.attrs.__setitem__("layer_names", np.array([BIAS.encode()], "S")),
@@ -196,9 +226,19 @@ def test_a_change_in_one_of_our_own_files_is_noticed(tmp_path, weights, what):
 
 
 def test_a_file_of_another_program_is_read_by_order_and_shape(tmp_path, trained, weights):
-    loaded = load(copied(tmp_path, weights, renamed, ours=False))
+    loaded = load(copied(tmp_path, weights, ours=False))
     for one, other in zip(loaded.model.get_weights(), trained.model.get_weights(), strict=True):
         assert np.array_equal(one, other)
+
+
+def test_a_file_of_a_terabyte_that_takes_no_room_is_refused_at_once(tmp_path, weights):
+    path = copied(tmp_path, weights)
+    try:
+        os.truncate(path, 2**40)
+    except OSError as error:
+        pytest.skip(f"no such files here: {error}")
+    with pytest.raises(WeightsError, match=r"stranger\.h5"):
+        load(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
@@ -235,7 +275,8 @@ except program.WeightsError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux counts it")
-@pytest.mark.parametrize("what", [None, "an array of 3.7 GB", "an array of 8 PB", "a huge compressed chunk", "long names", "very many links"])
+@pytest.mark.parametrize("what", [None, "an array of 3.7 GB", "an array of 8 PB", "a huge compressed chunk", "long names", "very many links",
+                                  "a type in a type in a type", "a heap hidden in another"])
 def test_a_hostile_file_takes_no_more_than_twice_the_memory_of_the_net(tmp_path, weights, what):
     path = copied(tmp_path, weights, STRANGE.get(what, lambda file, folder: None))
     done = python("-c", MEASURE, path, text=True)
@@ -296,6 +337,29 @@ def test_no_code_in_a_file_is_ever_run(tmp_path, weights):
             load(path)
     load(tmp_path / "both.h5")  # good numbers beside the poison: only they are read
     assert not witness.exists()
+
+
+@pytest.mark.parametrize("what", ["catdogclassifier", "digest", "layer_names"])
+def test_a_damaged_name_does_not_make_our_file_one_of_another_program(tmp_path, weights, what):
+    path = copied(tmp_path, weights)
+    content = path.read_bytes()
+    assert what.encode() in content
+    path.write_bytes(content.replace(what.encode(), what.encode().replace(what[0].encode(), b"X", 1)))
+    with pytest.raises(WeightsError):
+        load(path)
+
+
+@pytest.mark.parametrize("style", [[], ["--json"], ["--csv"]])
+def test_numbers_so_large_that_no_answer_comes_out_are_one_line(tmp_path, weights, run, dataset, style):
+    def huge(file, folder):
+        for name in (KERNEL, "dense_1/dense_1/kernel:0", "conv2d_0/conv2d_0/kernel:0"):
+            file[name][...] = np.random.default_rng(0).choice([-3e38, 3e38], file[name].shape)
+
+    path = copied(tmp_path, weights, huge, ours=False)
+    code, out, err = run("-f", dataset / "test/cat/cat.0.png", "--weights", path, *style)
+    assert code == 1
+    assert "nan" not in out.lower()
+    assert err == f"CatDogClassifier: {path} gives answers that are no numbers. Train anew\n"
 
 
 def test_every_flipped_bit_is_harmless_or_noticed(tmp_path, trained, weights):
