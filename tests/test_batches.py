@@ -290,7 +290,7 @@ def test_the_photos_themselves_are_left_alone_by_the_cache(tmp_path):
 def test_a_photo_that_could_not_be_read_for_a_passing_reason_is_tried_again(tmp_path, monkeypatch, capsys):
     data, opened = make_dataset(tmp_path, {"train": 3}), program.open_regular
 
-    def fail(path):
+    def fail(path, *limit):
         if str(path).endswith("cat.1.png"):
             raise OSError(errno.EIO, "Input/output error")
         return opened(path)
