@@ -568,15 +568,7 @@ def read_photo(path, size):
     """
     try:
         with open_regular(path, MAX_BYTES) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
-            whole, progressive = math.prod(image.size), image.info.get("progressive")
-            image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded at 1/2, 1/4 or 1/8, several times faster
-            if math.prod(image.size) > MAX_PIXELS:
-                raise PhotoError(f"too large: {image.width} x {image.height} pixels")
-            if progressive and scans(file) > MAX_SCANS:
-                raise PhotoError("too many scans: it would take forever")
-            if (whole if progressive else math.prod(image.size)) > MANY_PIXELS:
-                return LARGE_PHOTOS.submit(squashed, image, size).result()
-            return squashed(image, size)
+            return small(image, file, size)
     except Image.DecompressionBombError:
         raise PhotoError(f"too large: more than {2 * Image.MAX_IMAGE_PIXELS} pixels") from None
     except Image.UnidentifiedImageError:
@@ -586,6 +578,19 @@ def read_photo(path, size):
         refusal = PhotoError(f"cannot be read: {why}")
         refusal.passing = isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING
         raise refusal from None
+
+
+def small(image, file, size):
+    """An opened image as uint8 (size, size, 3) RGB. Raises PhotoError where that takes too much of anything."""
+    whole, progressive = math.prod(image.size), image.info.get("progressive")
+    image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded at 1/2, 1/4 or 1/8, several times faster
+    if math.prod(image.size) > MAX_PIXELS:
+        raise PhotoError(f"too large: {image.width} x {image.height} pixels")
+    if progressive and scans(file) > MAX_SCANS:
+        raise PhotoError("too many scans: it would take forever")
+    if (whole if progressive else math.prod(image.size)) > MANY_PIXELS:
+        return LARGE_PHOTOS.submit(squashed, image, size).result()
+    return squashed(image, size)
 
 
 def scans(file):
