@@ -92,7 +92,8 @@ def forward(options, litert=False):
 
 def ours(options, dataset, epochs=None):
     """Training as the program does it: [photos a second while training, seconds of the whole epoch] of each epoch."""
-    classifier = program.CatDogClassifier(weights=str(options.work / "ours.h5"), epochs=(epochs or options.repeats) + 1, patience=0, quiet=True)
+    weights, epochs = str(options.work / "ours.h5"), (epochs or options.repeats) + 1
+    classifier = program.CatDogClassifier(weights=weights, epochs=epochs, patience=0, fresh=True, quiet=True)
     classifier.createModel()
     from keras.callbacks import History
 
@@ -303,7 +304,7 @@ def peak(command, lines=None):
 
 
 def training_memory(options, dataset):
-    return [peak(["--dataset", options.work / dataset, "--weights", options.work / "memory.h5", "--epochs", 1])]
+    return [peak(["--dataset", options.work / dataset, "--weights", options.work / "memory.h5", "--epochs", 1, "--fresh"])]
 
 
 def folder_memory(options, count):
