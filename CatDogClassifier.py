@@ -83,12 +83,12 @@ SYSTEM_FILES = {"thumbs.db", "desktop.ini"}  # as are all names that begin with 
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 MAX_PIXELS = 100_000_000  # to decode; JPEGs that are larger, up to Pillow's own limit, at a fraction of their size
 MANY_PIXELS = 20_000_000  # of photos with more only one is decoded at a time
-# Of a weights file: its bytes, its arrays, groups in groups, the bytes of a text, the texts in one list.
-MAX_FILE, MAX_ITEMS, MAX_DEPTH, MAX_TEXT, MAX_TEXTS = 1_000_000_000, 10_000, 9, 65_536, 128
 MAX_BYTES = 500_000_000  # of a photo's file: more than the largest BMP of that size
 MAX_SCANS = 100  # of a progressive JPEG; usual are ten
 MAX_LOST = 0.1  # of the photos of a split may be unreadable; a training with more does not start
 ENOUGH_EPOCHS = 10  # for a net that only guesses to be said not to learn
+# Of a weights file: its bytes, its arrays, groups in groups, the bytes of a text, the texts in one list.
+MAX_FILE, MAX_ITEMS, MAX_DEPTH, MAX_TEXT, MAX_TEXTS = 1_000_000_000, 10_000, 9, 65_536, 128
 DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped drawings
 
 # What lies beside the weights NAME.h5: NAME_history.csv, ...
@@ -377,9 +377,7 @@ def cache_name(path, kind):
 def digest_of(path):
     """The state of a file and of this program, for a cache made from it; None when it cannot be read."""
     try:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > MAX_FILE:
-                return None
+        with open_regular(path, MAX_FILE) as file:
             return f"{__version__} {hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError:
         return None
@@ -635,6 +633,7 @@ def read_photos(paths, size):
     """
 
     def attempt(path):
+        """What becomes of one path, in whichever thread."""
         try:
             return path, read_photo(path, size)
         except PhotoError as error:
@@ -673,7 +672,7 @@ def told(ignored):
 def is_drawing(path):
     """True for one of the drawings that the project ships: they say so in their JPEG comment."""
     try:
-        with open_regular(path) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
+        with open_regular(path, MAX_BYTES) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
             return image.info.get("comment") == DRAWING_MARK
     except UNREADABLE:
         return False
@@ -800,8 +799,9 @@ def load_photos(classes, size, console):
     labels = np.repeat(np.arange(len(classes), dtype=np.float32), [len(photos) for photos in classes.values()])
     photos, left_out = decoded(paths, size, console)
     lost = [place for place, *_ in left_out]
-    for folder in (paths[place] for place in lost if os.path.isdir(paths[place]) and not os.path.islink(paths[place])):
-        raise DatasetError(f"{folder} cannot be looked into", "Nobody knows how many photos would be lost")
+    closed = [paths[place] for place in lost if os.path.isdir(paths[place]) and not os.path.islink(paths[place])]
+    if closed:
+        raise DatasetError(f"{closed[0]} cannot be looked into", "Nobody knows how many photos would be lost")
     if len(lost) > max(1, MAX_LOST * len(paths)):
         kinds = collections.Counter(kind_of(paths[place]) for place in lost)
         found = f"{len(lost)} of {len(paths)} photos cannot be read ({tally(kinds)})"
@@ -929,6 +929,7 @@ def make_batches(photos, labels, batch_size, rng=None, augment=False):
     count, size = photos.shape[:2]
 
     def draw():
+        """Yield one pass over the photos, batch by batch, and what is to be done to them."""
         order = np.arange(count) if rng is None else rng.permutation(count)
         for start in range(0, count, batch_size):
             rows = order[start : start + batch_size]
@@ -1036,6 +1037,7 @@ def faster_policy():
     import tensorflow as tf
 
     def step(photos, kernel):
+        """One convolution with its gradients."""
         with tf.GradientTape() as tape:
             tape.watch((photos, kernel))
             maps = tf.nn.conv2d(photos, kernel, 1, "VALID")
@@ -1424,9 +1426,10 @@ def unpack_weights(path, model):
     import h5py
 
     try:
-        with open_regular(path) as opened, h5py.File(opened, "r") as file:
-            shapes = [tuple(weight.shape) for weight in model.weights]
-            check_plain(file, opened, 16 * sum(map(math.prod, shapes)) + 1_000_000)  # an optimizer's memory as well
+        shapes = [tuple(weight.shape) for weight in model.weights]
+        limit = 16 * sum(map(math.prod, shapes)) + 1_000_000  # bytes; an optimizer's memory may be in it as well
+        with open_regular(path, limit) as opened, h5py.File(opened, "r") as file:
+            check_plain(file, opened)
             names, stored = stored_arrays(file.get("model_weights", file), limit=len(shapes) + 1)
             floats = all(array.id.get_type().equal(h5py.h5t.IEEE_F32LE) for array in stored)
             if not floats or [array.shape for array in stored] != shapes:
@@ -1459,8 +1462,8 @@ def check_replaceable(path):
     raise WriteError(f"{path} holds no weights but something else", "Name another --weights, or remove it")
 
 
-def check_plain(file, opened, limit=MAX_FILE):
-    """Raise ValueError unless an HDF5 file of at most `limit` bytes holds only arrays and short texts of its own.
+def check_plain(file, opened):
+    """Raise ValueError unless an HDF5 file holds only arrays of its own, each in one piece, and short texts.
 
     Links and external or virtual storage would open other files; one compressed chunk may take any amount of memory;
     so may an attribute that names one long text again and again.
@@ -1477,8 +1480,7 @@ def check_plain(file, opened, limit=MAX_FILE):
         odd = isinstance(item, h5py.Dataset) and (item.is_virtual or item.external or item.chunks)
         return f"{name[:80]} is stored elsewhere, or in pieces" if odd else None
 
-    problem = "it is too large" if opened.seek(0, os.SEEK_END) > limit else None
-    problem = problem or file.visititems_links(odd_link) or file.visititems(odd_item)
+    problem = file.visititems_links(odd_link) or file.visititems(odd_item)
     if problem or longest_text(opened) > MAX_TEXT:
         raise ValueError(problem or "it holds a text that is too long")
 
@@ -1535,7 +1537,7 @@ def facts_of(path):
     """What a weights file says about itself, unchecked; {} for one that says nothing or cannot be read."""
     import h5py
 
-    with contextlib.suppress(*DAMAGED), open_regular(path) as opened, h5py.File(opened, "r") as file:
+    with contextlib.suppress(*DAMAGED), open_regular(path, MAX_FILE) as opened, h5py.File(opened, "r") as file:
         check_plain(file, opened)
         return read_facts(read_attribute(file, "catdogclassifier")[0])
     return {}
@@ -1576,6 +1578,7 @@ def litert_forward(content, batch_size=4):
     (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def answer(photos):
+        """The answers for one batch of scaled photos."""
         interpreter.resize_tensor_input(given["index"], photos.shape)
         interpreter.allocate_tensors()
         interpreter.set_tensor(given["index"], photos)
@@ -1805,8 +1808,8 @@ class CatDogClassifier:
             self.console.say("These are drawings: a net trained on them knows nothing of photographs.\n" + REAL_PHOTOS)
         if weights is not None:
             each = zip(self.classes, weights, strict=True)
-            told = ", ".join(f"a {printable(name)} {weight:.2f} times" for name, weight in each)
-            self.console.say(f"So that unequal classes weigh the same, it counts {told}.")
+            counts = ", ".join(f"a {printable(name)} {weight:.2f} times" for name, weight in each)
+            self.console.say(f"So that unequal classes weigh the same, it counts {counts}.")
         self.console.say(
             f"Training to tell {' from '.join(map(printable, self.classes))}, on the {self.device.name} in "
             f"{self.precision}; epochs: at most {last}."
