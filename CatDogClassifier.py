@@ -48,15 +48,16 @@ import signal
 import stat
 import struct
 import sys
+import tempfile
 import threading
 import time
 import timeit
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 try:
     import numpy as np
@@ -85,6 +86,9 @@ MAX_PIXELS = 100_000_000  # to decode; JPEGs that are larger, up to Pillow's own
 MANY_PIXELS = 20_000_000  # of photos with more only one is decoded at a time
 MAX_BYTES = 500_000_000  # of a photo's file: more than the largest BMP of that size
 MAX_SCANS = 100  # of a progressive JPEG; usual are ten
+SIDE = 150  # photos are compared at so many pixels a side
+THUMB, ALIKE = 16, 0.975  # pixels a side of their miniatures; the correlation from which on two show the same
+UNIFORM, TINY = 2.0, 64  # a photo whose miniature spreads over fewer of 256 greys, or with fewer pixels a side, is odd
 MAX_LOST = 0.1  # of the photos of a split may be unreadable; a training with more does not start
 ENOUGH_EPOCHS = 10  # for a net that only guesses to be said not to learn
 # Of a weights file: its bytes, its arrays, groups in groups, the bytes of a text, the texts in one list.
@@ -94,10 +98,20 @@ DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped
 # What lies beside the weights NAME.h5: NAME_history.csv, ...
 HISTORY, ACCURACY, LOSS, UNFINISHED, PREVIOUS = BESIDE = (
     "_history.csv", "_accuracy.png", "_loss.png", ".unfinished", ".previous.h5")
+CHECK = "_check.png"  # the picture of a check of DATASET: DATASET_check.png
+
+# Microsoft's archive of the 25,000 photos, and the SHA-256 by which one public project knows it.
+ARCHIVE_URL = ("https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"
+               "kagglecatsanddogs_5340.zip")
+ARCHIVE_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
+CHUNK = 1 << 18  # bytes of a download at a time
 
 INSTALL = "Run: pip install -r requirements.txt"
 FASTER = "It need not be; with it the first answer comes many times sooner: pip install ai-edge-litert"
-REAL_PHOTOS = "To bring in real ones: python CatDogClassifier.py --prepare FOLDER --dataset NEW"
+REAL_PHOTOS = "To get real ones, 786 MB: python CatDogClassifier.py --download --dataset NEW"
+BY_HAND = ("By hand: get the archive with a browser, then run python CatDogClassifier.py --download --download-url "
+           "file:///FOLDER/ARCHIVE.zip --dataset NEW")
+AGAIN = "Run the same command again"
 
 # The tutorial's ImageDataGenerator; its shear_range is in degrees.
 ROTATION, SHIFT, SHEAR, ZOOM = math.radians(40), 0.2, math.radians(0.2), 0.2
@@ -231,6 +245,11 @@ def clock(seconds):
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
 
 
+def percent(share):
+    """A share in 0..1 as "97.3 %", rounded down: 100.0 % means all."""
+    return f"{math.floor(share * 1000 + 1e-6) / 10:.1f} %"
+
+
 class Console:
     """All that is said besides results, on stderr; a bar with the time left where stderr is a terminal."""
 
@@ -265,12 +284,20 @@ class Console:
 
     def bar(self, label, done, total, started, tail=""):
         """Draw `label [###---] 42 %  1:07 left  tail`, ten times a second and when it was taken away."""
-        now = time.monotonic()
+        now, done = time.monotonic(), min(done, total)
         if self.width and now - self.drawn < 0.1 and done < total:
             return
         left = clock((now - started) / done * (total - done)) + " left" if done and now - started > 1 else ""
         marks = "#" * (20 * done // total)
         self.status(f"{label} [{marks:-<20}] {100 * done // total:3} %  {left}  {tail}")
+
+    def watch(self, label, items, total):
+        """Yield the items, with a bar."""
+        started = time.monotonic()
+        for done, item in enumerate(items):
+            self.bar(label, done, total, started)
+            yield item
+        self.clear()
 
     def clear(self):
         """Take the line away, and the ^C that Ctrl-C may have left behind it."""
@@ -435,7 +462,7 @@ def can_write_cache():
 def clear_cache():
     """Remove our files from the cache folder, no others; returns how many bytes that frees. Raises WriteError."""
     try:
-        ours = r"\.?[0-9a-f]{32}(-\d+\.photos|\.litert)(\.[0-9a-f]{8}\.tmp)?"
+        ours = r"\.?[0-9a-f]{32}(-\d+\.photos|\.litert|\.zip(\.part)?)(\.[0-9a-f]{8}\.tmp)?"
         return remove_files(cache_folder(), ours) if cache_folder().exists() else 0
     except OSError as error:
         raise WriteError(f"cannot empty {cache_folder()}: {reason(error)}") from None
@@ -444,6 +471,9 @@ def clear_cache():
 # ======================================================================================================================
 # 4. Photos on disk: list, label, read
 # ======================================================================================================================
+
+
+NUMBERED = re.compile(r"([^\W\d_]+)[._-]\d+\.\w+")  # the name of a photo that begins with its class: cat.0.jpg
 
 
 def natural_order(names):
@@ -502,14 +532,47 @@ def list_folder(folder, in_order, ignored):
         yield os.path.join(folder, name), name in folders
 
 
-def subfolders(folder, aliases):
-    """The folders right inside a folder by their lower-case name, aliases resolved: {name: [paths]}, sorted."""
+def split_folders(dataset):
+    """The folders of a dataset's splits, whatever their case and alias: {split: [paths]}, in the order of SPLITS."""
     found = {}
-    for entry in sorted(Path(folder).iterdir()):
-        if entry.is_dir() and not is_system_file(entry.name):
-            name = entry.name.lower()
-            found.setdefault(aliases.get(name, name), []).append(entry)
-    return dict(sorted(found.items()))
+    for entry in sorted(Path(dataset).iterdir()):
+        if entry.is_dir():
+            found.setdefault(SPLIT_ALIASES.get(entry.name.lower(), entry.name.lower()), []).append(entry)
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def labelled(folder, ignored):
+    """[(path, class)] of all files under a folder, which is that of the folder right inside it that they lie in.
+
+    Or else, where names like cat.0.jpg, dog.17.jpg tell classes apart, the one that they begin with; None for the rest.
+    `ignored`: see `list_photos`.
+    """
+    flat, nested, others = [], [], []
+    for path, _ in list_folder(os.fspath(folder), True, ignored):
+        name = os.path.basename(path)
+        if os.path.isdir(path):
+            nested += [(photo, class_name(name)) for photo in list_photos(path, ignored=ignored)]
+        elif numbered := NUMBERED.fullmatch(name):
+            flat.append((path, class_name(numbered[1])))
+        else:
+            others.append((path, None))
+    flat_is_right = len({name for _, name in flat}) > 1 or not nested
+    others += [(path, None) for path, _ in (nested if flat_is_right else flat)]
+    return [*(flat if flat_is_right else nested), *others]
+
+
+def by_class(rows):
+    """The [(path, class)] of `labelled` as {class: [paths]}, sorted by class."""
+    classes = {}
+    for path, name in rows:
+        if name:
+            classes.setdefault(name, []).append(path)
+    return dict(sorted(classes.items()))
+
+
+def class_name(name):
+    """What a class is called whose folder or photos are called so: "Cats" becomes cat."""
+    return CLASS_ALIASES.get(name.lower(), name.lower())
 
 
 def list_split(dataset, split, known=None, ignored=None):
@@ -520,33 +583,30 @@ def list_split(dataset, split, known=None, ignored=None):
     layout = f"Expected {dataset}/{{train,validation,test}}/{{cat,dog}}/*.jpg; --prepare SOURCE --dataset NEW makes it"
     if not os.path.isdir(dataset):
         raise DatasetError(f"there is no dataset folder {dataset}", layout)
-    folders = subfolders(dataset, SPLIT_ALIASES).get(split)
+    folders = split_folders(dataset).get(split)
     if not folders:
         raise DatasetError(f"{dataset} has no folder {split}", layout)
-    classes = {}
-    for folder in folders:
-        for name, paths in subfolders(folder, CLASS_ALIASES).items():
-            photos = itertools.chain.from_iterable(list_photos(path, ignored=ignored) for path in paths)
-            classes.setdefault(name, []).extend(photos)
+    ignored = collections.Counter() if ignored is None else ignored
+    classes = by_class(itertools.chain.from_iterable(labelled(folder, ignored) for folder in folders))
     check_classes(f"{dataset}/{split}", classes, layout)
     if known and set(known) != set(classes):
         raise DatasetError(f"{dataset}/{split} holds {', '.join(classes)} instead of {', '.join(known)}", layout)
-    return dict(sorted(classes.items()))
+    return classes
 
 
 def check_classes(where, classes, fix):
-    """Raise DatasetError unless there are two classes and files in both."""
+    """Raise DatasetError unless there are two classes in {class: [paths]}."""
     if len(classes) != 2:
-        found = f"{len(classes)} ({', '.join(classes)})" if classes else "none"
-        raise DatasetError(f"{where} must hold two classes, but holds {found}", fix)
-    for name, photos in classes.items():
-        if not photos:
-            raise DatasetError(f"the class {name} of {where} is empty", fix)
+        rarest = min(classes.values(), key=len, default=[])
+        counts = ", ".join(f"{name} {len(photos)}" for name, photos in classes.items())
+        found = f"{len(classes)} ({counts}{f', such as {rarest[0]}' if rarest else ''})" if classes else "none"
+        raise DatasetError(f"{where} must hold photos of two classes, but holds {found}", fix)
 
 
 # All that Pillow's readers are known to raise on damaged data; a Python exception there is a refusal, not a bug.
 UNREADABLE = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
               EOFError, MemoryError, OverflowError, NotImplementedError, AttributeError, struct.error)
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # of a disk that takes no more
 PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}  # of disks and networks
 
 ORIENTATIONS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -557,16 +617,12 @@ ORIENTATIONS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_18
 LARGE_PHOTOS = ThreadPoolExecutor(1)  # one at a time, in one thread: each may take a gigabyte, which a thread keeps
 
 
-def read_photo(path, size):
-    """Read a photo as every part of the program sees it: uint8 (size, size, 3) RGB, 0..255.
-
-    Decided by decoding, whatever the name says. The first frame of an animation; turned upright by its EXIF
-    orientation; transparency over white; squashed to a square with an antialiased bilinear filter.
-    Raises PhotoError with the reason.
-    """
+@contextlib.contextmanager
+def opened(path):
+    """A photo's file as (Pillow image, file), not decoded yet. What fails, in the block too, becomes a PhotoError."""
     try:
         with open_regular(path, MAX_BYTES) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
-            return small(image, file, size)
+            yield image, file
     except Image.DecompressionBombError:
         raise PhotoError(f"too large: more than {2 * Image.MAX_IMAGE_PIXELS} pixels") from None
     except Image.UnidentifiedImageError:
@@ -576,6 +632,17 @@ def read_photo(path, size):
         refusal = PhotoError(f"cannot be read: {why}")
         refusal.passing = isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING
         raise refusal from None
+
+
+def read_photo(path, size):
+    """Read a photo as every part of the program sees it: uint8 (size, size, 3) RGB, 0..255.
+
+    Decided by decoding, whatever the name says. The first frame of an animation; turned upright by its EXIF
+    orientation; transparency over white; squashed to a square with an antialiased bilinear filter.
+    Raises PhotoError with the reason.
+    """
+    with opened(path) as (image, file):
+        return small(image, file, size)
 
 
 def small(image, file, size):
@@ -626,16 +693,16 @@ def to_rgb(image):
     return image.convert("RGB")
 
 
-def read_photos(paths, size):
+def read_photos(paths, size, read=None):
     """Yield (path, photo or PhotoError) in order, some photos being read ahead by one thread per core.
 
-    Takes any iterable of paths; holds at most READ_AHEAD photos.
+    Takes any iterable of paths, and what to `read` of each, by default the photo; holds at most READ_AHEAD of them.
     """
 
     def attempt(path):
         """What becomes of one path, in whichever thread."""
         try:
-            return path, read_photo(path, size)
+            return path, (read or read_photo)(path, size)
         except PhotoError as error:
             return path, error
 
@@ -671,15 +738,279 @@ def told(ignored):
 
 def is_drawing(path):
     """True for one of the drawings that the project ships: they say so in their JPEG comment."""
-    try:
-        with open_regular(path, MAX_BYTES) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
-            return image.info.get("comment") == DRAWING_MARK
-    except UNREADABLE:
-        return False
+    with contextlib.suppress(PhotoError), opened(path) as (image, _):
+        return image.info.get("comment") == DRAWING_MARK
+    return False
 
 
 # ======================================================================================================================
-# 5. Preparing a dataset: plan, then copy
+# 5. Checking: what is wrong with a dataset
+# ======================================================================================================================
+
+# What can be found: kind -> what it means, whether it makes a score dishonest, how many cases people are shown.
+FINDINGS = {
+    "layout": ("not what a training needs", True, 20),
+    "lost": ("too many photos that cannot be read for a training to start", True, 20),
+    "leak": ("one photo in several of train, validation, test: scores come out too good", True, 100),
+    "contradiction": ("one photo in both classes: one of the labels is wrong", True, 100),
+    "unreadable": ("cannot be read: a training leaves them out", False, 20),
+    "label": ("the net contradicts the label, most of all the first: look at them", False, 100),
+    "copies": ("one photo more than once", False, 20),
+    "imbalance": ("many more photos of one class: a training weighs them, more photos would be better", False, 20),
+    "uniform": ("of one colour: nothing to see", False, 20),
+    "tiny": (f"fewer than {TINY} pixels wide or high", False, 20),
+    "misnamed": ("of another format than the name says: read all the same", False, 5),
+    "mode": ("not in plain RGB: read all the same", False, 5),
+    "stray": ("in no class: no training sees them", False, 5),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about one photo, a group of photos, or a folder: a kind of FINDINGS, paths, a word more."""
+
+    kind: str
+    paths: tuple
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the doctor saw: readable photos as {split: {class: count}}, formats and modes as {name: count}, findings.
+
+    `pixels` are the (width, height) of the smallest photo, the median and the largest.
+    """
+
+    folder: str
+    files: int
+    ignored: int
+    counts: dict
+    formats: dict
+    modes: dict
+    pixels: list
+    findings: list
+
+    @property
+    def dishonest(self):
+        """Whether a score on this dataset would not mean what it says."""
+        return any(FINDINGS[finding.kind][1] for finding in self.findings)
+
+    def groups(self):
+        """The findings by kind, the grave ones first: {kind: [Finding]}."""
+        found = {kind: [finding for finding in self.findings if finding.kind == kind] for kind in FINDINGS}
+        return {kind: findings for kind, findings in found.items() if findings}
+
+
+@dataclass(frozen=True)
+class Look:
+    """A photo at a glance: format, mode and size as stored; digest and miniature of its pixels; these, while needed."""
+
+    format: str
+    mode: str
+    size: tuple
+    digest: bytes
+    thumb: np.ndarray
+    photo: np.ndarray | None = None
+
+
+def look_at(path, size):
+    """The Look of a photo that is read at this size. Raises PhotoError."""
+    with opened(path) as (image, file):
+        kind, mode, whole = image.format, image.mode, image.size
+        photo = small(image, file, size)
+    return Look("JPEG" if kind == "MPO" else kind, mode, whole, *fingerprint(photo), photo)
+
+
+def fingerprint(photo):
+    """Of a photo, uint8 (size, size, 3): the digest of its pixels, and a grey miniature, uint8 (THUMB, THUMB)."""
+    grey = Image.fromarray(photo).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
+    return hashlib.sha256(photo).digest(), np.asarray(grey)
+
+
+def digest_of_photo(path, size):
+    """The digest alone, for who only asks whether two photos are the same. Raises PhotoError."""
+    return fingerprint(read_photo(path, size))[0]
+
+
+def alike(thumbs, rounds=12, reach=4):
+    """The pairs of miniatures, uint8 (N, THUMB, THUMB), that show the same: their grey values correlate, >= ALIKE.
+
+    Not all are compared with all. The signs of the 63 lowest frequencies hardly differ within such a pair, so that it
+    stands close together in a list sorted by them; in 12 lists, which differ in the order of these bits, each is
+    compared with the next four (sorting by random orders of the bits: M. S. Charikar, STOC 2002). So the time grows
+    as N log N; `python tests/measure_check.py` counts what is missed.
+    """
+    waves = np.cos(np.pi / THUMB * np.outer(np.arange(8), np.arange(THUMB) + 0.5)).astype(np.float32)
+    signs = ((waves @ thumbs @ waves.T).reshape(len(thumbs), -1)[:, 1:] > 0).astype(np.int64)
+    grey = thumbs.reshape(len(thumbs), -1).astype(np.float32)
+    grey -= grey.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(grey, axis=1, keepdims=True)
+    grey *= (norms > UNIFORM * THUMB) / np.maximum(norms, 1)  # what shows nothing is like nothing
+    rng, pairs = np.random.default_rng(0), set()
+    for _ in range(rounds):
+        order = np.argsort(signs @ (1 << rng.permutation(63)))
+        for step in range(1, reach + 1):
+            one, other = order[:-step], order[step:]
+            close = np.einsum("ij,ij->i", grey[one], grey[other]) >= ALIKE
+            pairs.update(zip(one[close].tolist(), other[close].tolist(), strict=True))
+    return pairs
+
+
+def duplicates(digests, thumbs):
+    """Groups of photos that show the same, as sorted lists of their places; see `fingerprint`."""
+    first, pairs = {}, []
+    for place, digest in enumerate(digests):
+        pairs.append((first.setdefault(digest, place), place))
+    unique = list(first.values())
+    pairs += [(unique[one], unique[other]) for one, other in alike(np.array([thumbs[place] for place in unique]))]
+    return connected(len(digests), pairs)
+
+
+def connected(count, pairs):
+    """The groups of two and more of the numbers below `count` that pairs connect: sorted lists."""
+    leader, groups = list(range(count)), {}
+
+    def lead(place):
+        while leader[place] != place:
+            leader[place] = place = leader[leader[place]]
+        return place
+
+    for one, other in pairs:
+        leader[lead(other)] = lead(one)
+    for place in range(count):
+        groups.setdefault(lead(place), []).append(place)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def copies_between(splits):
+    """Of {split: photos, uint8 (N, size, size, 3)}: how many of each an earlier one has as well, {split: count}."""
+    owner = np.repeat(np.arange(len(splits)), [len(photos) for photos in splits.values()])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests, thumbs = zip(*pool.map(fingerprint, itertools.chain(*splits.values())), strict=True)
+    groups = [owner[group] for group in duplicates(digests, thumbs)]
+    copies = collections.Counter(place for owners in groups for place in owners[owners > owners.min()].tolist())
+    return {name: copies[place] for place, name in enumerate(splits) if copies[place]}
+
+
+def survey(folder, ignored):
+    """[(path, split, class)] of all files of a dataset; in a folder without splits these are "".
+
+    The class is None for a file in no class, and for all where a folder without splits does not hold two classes.
+    """
+    if not os.path.isdir(folder):
+        raise DatasetError(f"there is no folder {folder}", "--check takes a dataset, or any folder of photos")
+    roots = split_folders(folder) or {"": [folder]}
+    rows = [(path, split, name) for split, folders in roots.items() for root in folders
+            for path, name in labelled(root, ignored)]
+    if "" in roots and len({name for *_, name in rows if name}) != 2:
+        return [(path, "", None) for path, *_ in rows]
+    return rows
+
+
+def check_dataset(folder, size, console, answer=None, classes=None):
+    """The doctor: the Report on a dataset, or on any folder of photos; nothing is changed.
+
+    Labels are checked when there is something to answer with: a function from uint8 photos (N, size, size, 3) to the
+    probability of the second of these classes. It is asked about each photo and its mirror image, for two answers are
+    right more often than one. Raises DatasetError where there is nothing to check.
+    """
+    ignored = collections.Counter()
+    every = survey(folder, ignored)
+    rows = [row for row in every if row[2]] or every
+    names = sorted({name for *_, name in rows if name})
+    if not rows:
+        raise DatasetError(f"{folder} holds no photos")
+    if answer and names != list(classes):
+        raise DatasetError(f"{folder} holds {', '.join(names) or 'no classes'} instead of {', '.join(classes)}")
+    looks, answers = look_at_all([path for path, *_ in rows], size, console, answer)
+    good = [look for look in looks if isinstance(look, Look)]
+    findings = [*(part_faults(folder, rows, looks) if names else ()), *photo_faults(rows, looks), *twins(rows, looks),
+                *(doubts(rows, answers, classes) if answer else ())]
+    if names:
+        findings += [Finding("stray", (path,), "") for path, _, name in every if not name]
+    counts = {}
+    for (_, split, name), look in zip(rows, looks, strict=True):
+        part = counts.setdefault(split or "all", {})
+        part[name or "photos"] = part.get(name or "photos", 0) + isinstance(look, Look)
+    sizes = sorted((look.size for look in good), key=math.prod)
+    return Report(os.fspath(folder), len(every), ignored.total(), counts,
+                  dict(collections.Counter(look.format for look in good).most_common()),
+                  dict(collections.Counter(look.mode for look in good).most_common()),
+                  [sizes[place] for place in (0, len(sizes) // 2, -1)] if sizes else [], findings)
+
+
+def look_at_all(paths, size, console, answer):
+    """Of each photo its Look, or the PhotoError; and the answer to it, NaN where there is none: two lists."""
+    reads, started, looks, answers = read_photos(paths, size, look_at), time.monotonic(), [], []
+    while chunk := [look for _, look in itertools.islice(reads, 64)]:
+        photos = [look.photo for look in chunk if isinstance(look, Look)] if answer else []
+        found = iter((answer(photos) + answer([photo[:, ::-1] for photo in photos])) / 2 if photos else ())
+        answers += [next(found, math.nan) if isinstance(look, Look) else math.nan for look in chunk]
+        looks += [replace(look, photo=None) if isinstance(look, Look) else look for look in chunk]
+        console.bar("checking", len(looks), len(paths), started)
+    console.clear()
+    return looks, answers
+
+
+def part_faults(folder, rows, looks):
+    """Yield what is wrong with the splits and classes of a dataset as Findings."""
+    parts = {}  # {split: {class: [readable, unreadable]}}
+    for (_, split, name), look in zip(rows, looks, strict=True):
+        parts.setdefault(split, {}).setdefault(name, [0, 0])[isinstance(look, PhotoError)] += 1
+    for split in () if "" in parts else [part for part in SPLITS[:2] if part not in parts]:
+        yield Finding("layout", (os.path.join(folder, split),), "is missing or empty")
+    expected = sorted({name for classes in parts.values() for name in classes})
+    for split, classes in parts.items():
+        (good, lost), where = zip(*classes.values(), strict=True), (os.path.join(folder, split),)
+        if len(classes) != 2 or sorted(classes) != expected:
+            yield Finding("layout", where, f"two classes are needed, here are {', '.join(classes)}")
+        if not all(good):
+            yield Finding("layout", where, "no photo of a class can be read")
+        elif max(good) > 2 * min(good):
+            yield Finding("imbalance", where, ", ".join(f"{name} {count}" for name, (count, _) in classes.items()))
+        if sum(lost) > max(1, MAX_LOST * (sum(good) + sum(lost))):
+            yield Finding("lost", where, f"{sum(lost)} of {sum(good) + sum(lost)}")
+
+
+def photo_faults(rows, looks):
+    """Yield what is odd about single photos as Findings."""
+    endings = Image.registered_extensions()
+    for (path, *_), look in zip(rows, looks, strict=True):
+        if isinstance(look, PhotoError):
+            yield Finding("unreadable", (path,), str(look))
+            continue
+        found = {
+            "misnamed": look.format if endings.get(os.path.splitext(path)[1].lower()) != look.format else "",
+            "mode": look.mode if look.mode != "RGB" else "",
+            "tiny": f"{look.size[0]} x {look.size[1]}" if min(look.size) < TINY else "",
+            "uniform": "its miniature is even" if look.thumb.std() <= UNIFORM else "",
+        }
+        yield from (Finding(kind, (path,), detail) for kind, detail in found.items() if detail)
+
+
+def twins(rows, looks):
+    """Yield the groups of photos that are there more than once as Findings."""
+    rows, looks = zip(*((row, look) for row, look in zip(rows, looks, strict=True) if isinstance(look, Look)),
+                      strict=True)
+    for group in duplicates([look.digest for look in looks], [look.thumb for look in looks]):
+        paths, splits, names = zip(*(rows[place] for place in group), strict=True)
+        detail = "identical" if len({looks[place].digest for place in group}) == 1 else "alike"
+        spread = {"leak": splits, "contradiction": names}
+        for kind in [kind for kind, places in spread.items() if len(set(places)) > 1] or ["copies"]:
+            yield Finding(kind, paths, detail)
+
+
+def doubts(rows, answers, classes):
+    """Yield the photos whose label the answers contradict as Findings, worst first."""
+    shares = [share if name == classes[1] else 1 - share for (*_, name), share in zip(rows, answers, strict=True)]
+    for place in sorted((place for place, share in enumerate(shares) if share < 0.5), key=shares.__getitem__):
+        path, _, name = rows[place]
+        other = classes[name == classes[0]]
+        yield Finding("label", (path,), f"{name}, but {other} with {percent(1 - shares[place])}")
+
+
+# ======================================================================================================================
+# 6. Preparing a dataset: download, plan, copy
 # ======================================================================================================================
 
 
@@ -692,6 +1023,8 @@ def parse_split(text):
         raise UsageError(f"--split {text} is not three numbers", fix) from None
     if len(split) != 3 or not all(0 <= part < math.inf for part in split) or 0 in split[:2]:
         raise UsageError(f"--split {text} must name three parts, train and validation above 0", fix)
+    if isinstance(split[0], float) and max(split) > 1:
+        raise UsageError(f"--split {text} mixes shares with numbers of photos", fix)
     if isinstance(split[0], float) and sum(split) > 1 + 1e-9:
         raise UsageError(f"the shares of --split {text} add up to more than 1", fix)
     return split
@@ -701,41 +1034,59 @@ def find_sources(source):
     """The photos of a folder by class, in numeric order: cat.0.jpg, dog.17.jpg, ..., or else one folder per class."""
     if not os.path.isdir(source):
         raise DatasetError(f"there is no folder {source}", "--prepare takes the folder that holds your photos")
-    found = {}
-    for name in natural_order(os.listdir(source)):
-        path = Path(source, name)
-        labelled = re.fullmatch(r"([^\W\d_]+)[._-]\d+\.\w+", name)
-        if labelled and path.is_file():
-            label = labelled[1].lower()
-            found.setdefault(CLASS_ALIASES.get(label, label), []).append(path)
-    if not found:
-        for name, folders in subfolders(source, CLASS_ALIASES).items():
-            if name in SPLIT_FOLDERS:
-                raise DatasetError(f"{folders[0]} is no class", "Name the folder with the photos: SOURCE/train")
-            found[name] = [Path(photo) for folder in folders for photo in list_photos(folder)]
+    found = by_class(labelled(source, collections.Counter()))
+    for name in SPLIT_FOLDERS & set(found):
+        raise DatasetError(f"{source} holds {name}, which is no class", "Name the folder with the photos: SOURCE/train")
     layouts = "--prepare takes a folder of cat.0.jpg, dog.0.jpg, ... or one with a folder per class, Cat/ and Dog/"
     check_classes(source, found, layouts)
-    return dict(sorted(found.items()))
+    return found
 
 
-def plan_dataset(sources, split):
-    """Who goes where: {relative target path: source path}. Pure; each photo at most once, in the order given."""
-    plan = {}
-    for name, photos in sources.items():
-        ends = list(itertools.accumulate(split))
-        if isinstance(split[0], float):
-            ends = [int(end * len(photos) + 1e-9) for end in ends]
-        if ends[-1] > len(photos):
-            raise DatasetError(f"--split needs {ends[-1]} photos of {name}, but there are {len(photos)}")
-        if not 0 < ends[0] < ends[1]:
-            raise DatasetError(f"--split leaves no {name} of {len(photos)} to train on or to validate", "Add photos")
-        for part, start, end in zip(SPLITS, [0, *ends], ends, strict=False):
-            for photo in photos[start:end]:
-                target = Path(part, name, photo.name)
+def plan_dataset(sources, digests, split):
+    """Who goes where: {relative target path: source path}, and who goes nowhere: [(source path, reason)].
+
+    `sources` is {class: [paths]}; `digests` yields for each class, in the same order, (path, digest of its photo or
+    PhotoError). Train is filled first, then validation, then test, each class in its order; what cannot be read is
+    skipped, and so is a photo that an earlier part holds; the next one takes its place. Raises DatasetError.
+    """
+    plan, skipped, owners = {}, [], {}
+    for place, part in enumerate(SPLITS):
+        for name, photos in sources.items():
+            wanted = wanted_of(len(photos), split, place)
+            took = take(wanted, digests[name], part, owners, skipped)
+            if len(took) < wanted and not isinstance(split[0], float):  # of shares the last one gets what is left
+                left = f"of {len(photos)} in all only {len(took)} are left"
+                why = f"{len(skipped)} were skipped, {skipped[0][0]} for one: {skipped[0][1]}" if skipped else ""
+                raise DatasetError(f"--split needs {wanted} photos of {name} for {part}, but {left}", why)
+            if not took and part != "test":
+                raise DatasetError(f"--split leaves no {name} of {len(photos)} for {part}", "Add photos")
+            for path in took:
+                target = Path(part, name, os.path.basename(path))
                 if target in plan:
-                    raise DatasetError(f"{plan[target]} and {photo} would both become {target}", "Rename one of them")
-                plan[target] = photo
-    return plan
+                    raise DatasetError(f"{plan[target]} and {path} would both become {target}", "Rename one of them")
+                plan[target] = path
+    return plan, skipped
+
+
+def wanted_of(count, split, place):
+    """How many of a class of `count` photos the part at this place gets: a number as it is, of shares each photo."""
+    if not isinstance(split[0], float):
+        return split[place]
+    start, end = (math.floor(sum(split[:stop]) * count + 1e-9) for stop in (place, place + 1))
+    return end - start
+
+
+def take(wanted, digests, part, owners, skipped):
+    """The next photos for one part, as paths; notes in `owners` who has what, {digest: (path, part)}."""
+    took = []
+    while len(took) < wanted and (following := next(digests, None)):
+        path, digest = following
+        first, owner = (None, None) if isinstance(digest, PhotoError) else owners.setdefault(digest, (path, part))
+        if owner == part:
+            took.append(path)
+        else:
+            skipped.append((path, f"the same photo as {os.path.basename(first)} in {owner}" if first else str(digest)))
+    return took
 
 
 def check_target(plan, source, dataset):
@@ -755,37 +1106,189 @@ def check_target(plan, source, dataset):
                 raise DatasetError(f"{dataset} already holds other files, {path} for one", fix)
 
 
+def check_room(folder, needed):
+    """Raise WriteError unless so many bytes are free where a folder is, or is going to be."""
+    present = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    free = shutil.disk_usage(present).free
+    if free < needed:
+        problem = f"{folder} needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free"
+        raise WriteError(problem, "Make room, or name another folder with --dataset")
+
+
 def prepare_dataset(source, dataset, split, console):
-    """Copy the photos of a folder into DATASET/{train,validation,test}/{cat,dog}; returns {split: photos}.
+    """Copy the photos of a folder into DATASET/{train,validation,test}/{cat,dog}; the source is never changed.
 
-    The source is never changed. Each file appears under its name only when it is whole, so an interrupted run is
-    completed by the same command. Raises DatasetError, WriteError.
+    Returns how many are in each split, how many of them were not there yet ("copied"), and what was skipped, as {path
+    in the source: reason}, see `plan_dataset`. Each file appears under its name only when it is whole, so that an
+    interrupted run is completed by the same command. Raises DatasetError, WriteError.
     """
-    plan = plan_dataset(find_sources(source), split)
-    check_target(plan, source, dataset)
-    started = time.monotonic()
-    for done, (target, photo) in enumerate(plan.items()):
-        console.bar("copying", done, len(plan), started)
-        copy_whole(photo, Path(dataset, target))
+    sources = find_sources(source)
+    digests = {}
+    for name, photos in sources.items():
+        reads = read_photos(photos, SIDE, digest_of_photo)
+        total = len(photos) if isinstance(split[0], float) else min(sum(split), len(photos))
+        digests[name] = console.watch(f"looking at {printable(name)}", reads, total)
+    plan, skipped = plan_dataset(sources, digests, split)
     console.clear()
-    return {part: sum(target.parts[0] == part for target in plan) for part in SPLITS}
+    check_target(plan, source, dataset)
+    missing = {target: photo for target, photo in plan.items() if not Path(dataset, target).exists()}
+    check_room(dataset, sum(os.path.getsize(photo) for photo in missing.values()))
+    for target, photo in console.watch("copying", missing.items(), len(missing)):
+        copy_whole(functools.partial(open_regular, photo), Path(dataset, target))
+    counts = {part: sum(target.parts[0] == part for target in plan) for part in SPLITS}
+    return {**counts, "copied": len(missing), "skipped": {os.path.relpath(path, source): why for path, why in skipped}}
 
 
-def copy_whole(source, target):
-    """Copy one file, so that it is never seen half-written."""
+def copy_whole(reading, target):
+    """Copy what `reading()` opens to a file, so that it is never seen half-written. Raises WriteError."""
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            with open_regular(source) as original, open(part, "wb") as copy:
-                shutil.copyfileobj(original, copy)
-            os.replace(part, target)
+        with reading() as original, open(part, "wb") as copy:
+            shutil.copyfileobj(original, copy)
+        os.replace(part, target)
     except OSError as error:
-        raise WriteError(f"cannot copy {source} to {target}: {reason(error)}") from None
+        fix = "Make room if it is full; the same command goes on from there"
+        raise WriteError(f"cannot copy to {target}: {reason(error)}", fix) from None
+
+
+def download_dataset(url, sha256, dataset, split, console):
+    """Download an archive of photos and make a dataset of it; returns what `prepare_dataset` does.
+
+    The archive stays in the cache, so that a second run need not fetch it again. Raises DatasetError, WriteError.
+    """
+    dataset = Path(dataset)
+    if dataset.exists() and (not dataset.is_dir() or set(os.listdir(dataset)) - set(SPLITS)):
+        raise DatasetError(f"{dataset} already holds other files", "Name a new folder: --dataset NEW")
+    archive = fetch(url, dataset, console)
+    verify(archive, url, sha256, console)
+    unpacked = dataset.absolute().with_name(f".{dataset.name}.unpacked")
+    try:
+        shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was killed
+        unpack(archive, unpacked, console)
+        return prepare_dataset(unpacked, dataset, split, console)
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def fetch(url, dataset, console):
+    """The path of an archive on this machine, downloaded once. A cut connection is taken up where it broke off."""
+    import urllib.request  # which takes longer to import than -h may take
+
+    scheme, _, path, *_ = urllib.parse.urlsplit(url)
+    if scheme == "file":
+        return Path(urllib.request.url2pathname(path))
+    if scheme not in ("http", "https"):
+        raise UsageError(f"--download-url {url} must begin with https://, http:// or file://")
+    archive, before = cache_folder() / cache_name(url, ".zip"), -1
+    part = archive.with_name(archive.name + ".part")
+    while not archive.exists():
+        done = size_of(part)
+        if done <= before:
+            raise DatasetError(f"{url}: the connection was cut again, after {done / 1e6:.1f} MB in all", AGAIN)
+        before = done
+        if receive(url, part, dataset, console):
+            os.replace(part, archive)
+    return archive
+
+
+def size_of(path):
+    """The size of a file in bytes, 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def receive(url, part, dataset, console):
+    """Append the rest of a download to a file; returns whether it is whole now. Raises DatasetError, WriteError."""
+    import http.client
+    import urllib.request
+
+    before = size_of(part)
+    headers = {"User-Agent": "CatDogClassifier"} | ({"Range": f"bytes={before}-"} if before else {})
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+            done = before if answer.status == 206 else 0  # or else the server begins at the beginning
+            total = done + int(answer.headers.get("Content-Length") or 0)
+            check_room(part.parent, total - done)
+            check_room(dataset, 2.2 * total)  # the photos unpacked, and the dataset
+            console.say(f"Downloading {printable(url)}, {total / 1e6:.1f} MB (Ctrl-C stops; the same command goes on)")
+            with open(part, "r+b" if done else "wb") as file:
+                file.seek(done)
+                for chunk in console.watch("downloading", iter(functools.partial(answer.read, CHUNK), b""),
+                                           math.ceil((total - done) / CHUNK)):
+                    file.write(chunk)
+        return size_of(part) >= total
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and before:  # there is nothing more to send
+            return True
+        raise DatasetError(f"cannot download {url}: {error.code} {error.reason}", BY_HAND) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if getattr(error, "errno", None) in FULL:
+            raise WriteError(f"cannot write {part}: {reason(error)}", "Make room, then run the same command") from None
+        if size_of(part) > before:
+            return False
+        why = getattr(error, "reason", error)
+        why = reason(why) if isinstance(why, OSError) else why
+        raise DatasetError(f"cannot download {url}: {why}", AGAIN if before else BY_HAND) from None
+
+
+def verify(archive, url, sha256, console):
+    """Raise DatasetError unless an archive has the SHA-256 asked for; without one, warn if it is not the known one."""
+    try:
+        with open_regular(archive) as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DatasetError(f"cannot read {archive}: {reason(error)}", BY_HAND) from None
+    if sha256 and found != sha256.lower():
+        discard(archive)
+        raise DatasetError(f"{url} is not what --download-sha256 says: it has {found}", "Nothing was unpacked")
+    if not sha256 and found != ARCHIVE_SHA256:
+        console.warn(f"{printable(url)} is another archive than expected (SHA-256 {found}): going on with it")
+
+
+def discard(archive):
+    """Remove an archive that is of no use, but only from our cache, so that it is downloaded anew."""
+    if archive.parent == cache_folder():
+        archive.unlink(missing_ok=True)
+
+
+def unpack(archive, folder, console):
+    """Unpack the photos of a zip archive into a new folder, see `plan_unpacking`. Raises DatasetError, WriteError."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            members = plan_unpacking(archive, zipped.infolist())
+            check_room(folder, 2 * sum(member.file_size for member in members.values()))
+            for target, member in console.watch("unpacking", members.items(), len(members)):
+                copy_whole(functools.partial(zipped.open, member), folder / target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        discard(archive)
+        raise DatasetError(f"{archive} is no zip archive that can be read: {error}", AGAIN) from None
+
+
+def plan_unpacking(archive, members):
+    """{path: ZipInfo} of the photos among the members: their names, and the one folder above, if it is their class.
+
+    Raises DatasetError when a path would leave the folder that it is unpacked into, or two would become one.
+    """
+    plan, endings = {}, Image.registered_extensions()  # others are licences and the like
+    for member in members:
+        name = member.filename.replace("\\", "/")
+        *folders, last = PurePosixPath(name).parts or ("",)
+        if name.startswith("/") or ".." in folders or last == ".." or re.match("[A-Za-z]:", name):
+            raise DatasetError(f"{archive} holds a path that leaves its folder: {name}", "Nothing was unpacked")
+        if member.is_dir() or is_system_file(last) or os.path.splitext(last)[1].lower() not in endings:
+            continue
+        target = Path(last) if NUMBERED.fullmatch(last) else Path(*folders[-1:], last)
+        if target in plan:
+            raise DatasetError(f"{archive} holds {target} twice", "Nothing was unpacked")
+        plan[target] = member
+    return plan
 
 
 # ======================================================================================================================
-# 6. Batches: photos decoded once, augmentation for training only
+# 7. Batches: photos decoded once, augmentation for training only
 # ======================================================================================================================
 
 
@@ -853,14 +1356,11 @@ def state_of(paths, size):
 
 def decode(paths, size, console, left_out):
     """Yield the photos that can be read, uint8 (size, size, 3); put the others into `left_out`, see `decoded`."""
-    started = time.monotonic()
-    for i, (_, photo) in enumerate(read_photos(paths, size)):
-        console.bar("reading", i, len(paths), started)
+    for i, (_, photo) in enumerate(console.watch("reading", read_photos(paths, size), len(paths))):
         if isinstance(photo, PhotoError):
             left_out.append([i, str(photo), photo.passing])
         else:
             yield photo
-    console.clear()
 
 
 def draw_affines(rng, count, size):
@@ -965,7 +1465,7 @@ def balanced(batches, labels):
 
 
 # ======================================================================================================================
-# 7. Model zoo: one builder per net, one table, one way to start TensorFlow
+# 8. Model zoo: one builder per net, one table, one way to start TensorFlow
 # ======================================================================================================================
 
 
@@ -1115,7 +1615,7 @@ def forward(model, photos):
 
 
 # ======================================================================================================================
-# 8. Scores
+# 9. Scores
 # ======================================================================================================================
 
 
@@ -1150,16 +1650,17 @@ def wilson(correct, total, z=1.959964):
     return tuple(min(max((share + weight / 2 + side) / (1 + weight), 0.0), 1.0) for side in (-half, half))
 
 
-def percent(share):
-    """A share in 0..1 as "97.3 %", rounded down: 100.0 % means all."""
-    return f"{math.floor(share * 1000 + 1e-6) / 10:.1f} %"
-
-
 def score_line(score):
     """A score for people: "81.2 %  (812 of 1000; 95 % interval 78.6 to 83.5 %)"."""
     low, high = (f"{100 * bound:.1f}" for bound in score["interval"])
     share = percent(score["accuracy"])
     return f"{share}  ({score['correct']} of {score['total']}; 95 % interval {low} to {high} %)"
+
+
+def copies_line(copies):
+    """What the counts of `copies_between` mean, for people."""
+    counts = ", ".join(f"{count} of the {part} photos" for part, count in copies.items())
+    return f"{counts} are in an earlier part as well, or look the same: the scores come out too good."
 
 
 def smooth(points, factor=0.8):
@@ -1180,7 +1681,7 @@ def overfitted_from(history, best, span=5):
 
 
 # ======================================================================================================================
-# 9. Training: epochs, the best of them, when to stop, how to go on
+# 10. Training: epochs, the best of them, when to stop, how to go on
 # ======================================================================================================================
 
 
@@ -1325,7 +1826,7 @@ class Training:
 
 
 # ======================================================================================================================
-# 10. Pictures
+# 11. Pictures
 # ======================================================================================================================
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # told apart by the colour-blind too (Okabe and Ito, 2008)
@@ -1362,6 +1863,24 @@ def draw_curves(history, name, title, best):
     return figure
 
 
+def draw_findings(cases, columns=4):
+    """A matplotlib Figure of what a check has found: each case with its photos side by side.
+
+    `cases` are (title, is it grave, [(caption, uint8 (size, size, 3)), ...]), of one or two photos each.
+    """
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(cases) / columns)
+    figure = Figure(figsize=(3.8 * columns, 2.4 * rows), dpi=100, layout="constrained")
+    for part, (title, grave, photos) in zip(figure.subfigures(rows, columns, squeeze=False).flat, cases, strict=False):
+        part.suptitle(title, fontsize=9, color=ORANGE if grave else "black")
+        for axes, (caption, photo) in zip(part.subplots(1, len(photos), squeeze=False).flat, photos, strict=True):
+            axes.set_axis_off()
+            axes.set_title(caption, fontsize=7, parse_math=False)
+            axes.imshow(photo)
+    return figure
+
+
 def show_pictures(paths):
     """Show saved pictures in the viewer of the system; returns False where there is none."""
     from PIL import ImageShow
@@ -1371,7 +1890,7 @@ def show_pictures(paths):
 
 
 # ======================================================================================================================
-# 11. Weights: a file that any Keras can read, and the same for LiteRT
+# 12. Weights: a file that any Keras can read, and the same for LiteRT
 # ======================================================================================================================
 
 
@@ -1604,7 +2123,7 @@ def pack_history(history):
 
 
 # ======================================================================================================================
-# 12. The classifier
+# 13. The classifier
 # ======================================================================================================================
 
 
@@ -1706,6 +2225,7 @@ class CatDogClassifier:
         check_writable(self.settings.weights)
         check_replaceable(self.settings.weights)
         train, validation = self.load_data(directory)
+        self._look_for_copies(directory)
         train, weights = balanced(train, self.training[1])
         validation, _ = balanced(validation, self.validation[1])
         training = self._set_up(validation)
@@ -1714,10 +2234,24 @@ class CatDogClassifier:
         self.kept = training.progress.kept
         if math.isinf(training.progress.best):
             self._nothing_to_keep(training)
-        self._finish(directory, training)
+        self._finish(training)
         if training.signal == signal.SIGTERM:
             interrupt(signal.SIGTERM)
         return self.history
+
+    def _look_for_copies(self, directory):
+        """Load the test photos, if there are any, and say whether one photo is in several parts."""
+        try:
+            self.test = load_photos(list_split(directory, "test", self.classes), self.size, self.console)
+        except DatasetError as error:
+            self.test = None
+            self.console.say(f"There will be no test score: {error}")
+        parts = {"train": self.training, "validation": self.validation} | ({"test": self.test} if self.test else {})
+        self.copies = copies_between({part: photos for part, (photos, _) in parts.items()})
+        if self.copies:
+            self.console.warn(copies_line(self.copies) + f" Which: --check {printable(directory)}")
+        else:
+            self.console.say("No photo of one part is in another one as well.")
 
     def _set_up(self, validation):
         """The Training to run: of an unfinished one, of the net as it stands, or of a new one."""
@@ -1818,14 +2352,14 @@ class CatDogClassifier:
             self.console.say(f"Going on after epoch {done} of an unfinished training (--fresh starts over).")
         self.console.say("Ctrl-C stops and keeps the best so far.")
 
-    def _finish(self, directory, training):
+    def _finish(self, training):
         """After training: write history and curves, score the best epoch, save it once more with what is now known."""
         progress, weights = training.progress, self.settings.weights
         self.save_weights()
         extras = {HISTORY: lambda: pack_history(progress.history), ACCURACY: lambda: pack_figure(self.showAcc()),
                   LOSS: lambda: pack_figure(self.showLoss())}
         self.files = [weights, *filter(None, itertools.starmap(self._write_beside, extras.items()))]
-        self.summary = {**training.outcome(), "validation": None, "test": None, "learned": None,
+        self.summary = {**training.outcome(), "validation": None, "test": None, "learned": None, "copies": self.copies,
                         "device": self.device.name, "precision": self.precision, "drawings": self.drawings}
         if training.ending != "interrupted":
             self.summary["validation"] = self._score(*self.validation)
@@ -1833,7 +2367,7 @@ class CatDogClassifier:
                 self.summary["learned"] = better_than_guessing(self.summary["validation"])
             if self.summary["learned"] is False:
                 self.summary["overfitted_from"] = None
-            self.summary["test"] = self._test_score(directory)
+            self.summary["test"] = self._score(*self.test) if self.test else None
         self.save_weights()
         if training.ending != "interrupted":
             beside(weights, UNFINISHED).unlink(missing_ok=True)
@@ -1961,12 +2495,25 @@ class CatDogClassifier:
     def _score(self, photos, labels):
         return score(self.predictor.predict(make_batches(photos, labels, 64), verbose=0)[:, 0], labels)
 
-    def _test_score(self, directory):
-        """The score on DATASET/test; None, and a word about it, when there is nothing to score on."""
-        try:
-            return self.evaluate(directory)
-        except DatasetError as error:
-            self.console.say(f"No test score: {error}")
+    def check(self, directory=None, labels=False):
+        """The doctor's Report on a dataset, or on any folder of photos; nothing is changed.
+
+        With `labels` the net says which of them it contradicts. Raises DatasetError, WeightsError.
+        """
+        answer = self.answer if labels else None  # which names the classes
+        return check_dataset(directory or self.settings.dataset, self.size if labels else SIDE, self.console, answer,
+                             self.classes)
+
+    def showCheck(self, report, most=16):
+        """The Figure of a Report: photos that are there twice, doubtful labels, some of each; None without any."""
+        kinds, cases = ("leak", "contradiction", "label", "copies"), []
+        for finding in itertools.chain(*(report.groups().get(kind, [])[:most] for kind in kinds)):
+            paths = dict.fromkeys((finding.paths[0], finding.paths[-1]))
+            photos = [(os.path.relpath(path, report.folder), photo) for path, photo in read_photos(paths, SIDE)
+                      if not isinstance(photo, PhotoError)]
+            if photos:
+                cases.append((f"{finding.kind}: {finding.detail}", FINDINGS[finding.kind][1], photos))
+        return draw_findings(cases) if cases else None
 
     def predict(self, photos):
         """Classify a photo, a folder, or a list of photos: a list of Predictions, one per photo.
@@ -1999,7 +2546,7 @@ class CatDogClassifier:
 
 
 # ======================================================================================================================
-# 13. Command line
+# 14. Command line
 # ======================================================================================================================
 
 EXAMPLES = """\
@@ -2009,8 +2556,10 @@ examples:
   python CatDogClassifier.py -d holiday                classify a folder
   python CatDogClassifier.py -d holiday --csv > a.csv  the same, into a file
   find . -name '*.jpg' | python CatDogClassifier.py -  the paths on stdin
+  python CatDogClassifier.py --download --dataset pets get 25,000 photos (786 MB)
   python CatDogClassifier.py --prepare photos --dataset pets
                                                        get your own photos in
+  python CatDogClassifier.py --check pets              look for what is wrong with them
   python CatDogClassifier.py --dataset pets            train on them
 """
 
@@ -2033,7 +2582,12 @@ def build_parser():
     actions = group.add_mutually_exclusive_group()
     actions.add_argument("-f", "--file", nargs="+", metavar="IMAGE", help="classify photos")
     actions.add_argument("-d", "--directory", metavar="DIR", help="classify all photos of a folder and its subfolders")
-    actions.add_argument("--prepare", metavar="SOURCE", help="copy photos into a new dataset: --dataset NEW")
+    actions.add_argument("--prepare", metavar="SOURCE", help="copy photos into a new dataset; needs --dataset NEW")
+    actions.add_argument("--download", action="store_true",
+                         help="make a dataset of Microsoft's 25,000 photos of cats and dogs; needs --dataset NEW")
+    actions.add_argument("--check", nargs="?", const="", metavar="DIR",
+                         help="report what is wrong with a dataset, or any folder of photos: broken, odd or double "
+                         "photos; with --weights, wrong labels too")
     actions.add_argument("--clear-cache", action="store_true",
                          help="remove the decoded photos and converted weights that are kept in "
                          + str(cache_folder()).replace("%", "%%"))
@@ -2042,8 +2596,10 @@ def build_parser():
     group = parser.add_argument_group("options")
     for setting in fields(Settings):
         add_setting(group, setting)
-    group.add_argument("--split", metavar="T,V,T", help="--prepare: photos per class, or shares, to train, to validate "
-                       f"and to test (default: {SPLIT})")
+    group.add_argument("--split", metavar="T,V,T", help="--prepare, --download: photos per class, or shares, to train, "
+                       f"to validate and to test (default: {SPLIT})")
+    group.add_argument("--download-url", metavar="URL", help="another place of the archive; file:// too")
+    group.add_argument("--download-sha256", metavar="HEX", help="what the archive must be, or else nothing is unpacked")
     group.add_argument("--show", action="store_true", help="show the curves in windows after training")
     formats = group.add_mutually_exclusive_group()
     formats.add_argument("--json", action="store_const", dest="style", const="json", help="print JSON Lines")
@@ -2056,8 +2612,8 @@ def add_setting(group, setting):
     parsing = dict(setting.metadata)
     flags, text = parsing.pop("flags", ["--" + setting.name.replace("_", "-")]), parsing.pop("help")
     if setting.default is not None and "action" not in parsing:
-        text += " (default: %(default)s)"
-    group.add_argument(*flags, dest=setting.name, default=setting.default, help=text, **parsing)
+        text += f" (default: {setting.default})"
+    group.add_argument(*flags, dest=setting.name, default=argparse.SUPPRESS, help=text, **parsing)
 
 
 def train(classifier, arguments):
@@ -2088,6 +2644,8 @@ def print_summary(summary, files):
     if summary["validation"]:
         print(f"validation   {score_line(summary['validation'])}")
         print(f"test         {score_line(summary['test']) if summary['test'] else 'no test photos'}")
+    if summary["copies"]:
+        print(f"but          {copies_line(summary['copies'])}")
     print(f"time         {clock(summary['seconds'])} in all, {pace:.1f} s an epoch")
     print(f"on           {summary['device']}, {summary['precision']}")
     print("saved        " + "\n             ".join(map(printable, files)))
@@ -2186,12 +2744,83 @@ def classify_folder(classifier, arguments):
 
 
 def prepare(classifier, arguments):
-    """--prepare: bring photos into the layout of a dataset."""
-    dataset, split = classifier.settings.dataset, parse_split(arguments.split or SPLIT)
-    counts = prepare_dataset(arguments.prepare, dataset, split, classifier.console)
-    print(f"{printable(dataset)}: " + ", ".join(f"{count} {part}" for part, count in counts.items()) + " photos")
-    classifier.console.say(f"Train on them with: python CatDogClassifier.py --dataset {printable(dataset)}")
+    """--prepare, --download: bring photos into the layout of a dataset."""
+    console, dataset = classifier.console, classifier.settings.dataset
+    split = parse_split(arguments.split or SPLIT)
+    if "dataset" not in arguments:
+        raise UsageError("it is not clear where the photos shall go", "Name a new folder: --dataset NEW")
+    if arguments.download:
+        url, sha256 = arguments.download_url or ARCHIVE_URL, arguments.download_sha256
+        result = download_dataset(url, sha256, dataset, split, console)
+    else:
+        result = prepare_dataset(arguments.prepare, dataset, split, console)
+    if arguments.style == "json":
+        print(json.dumps({"dataset": dataset, **result}))
+        return 0
+    for path, why in result["skipped"].items():
+        console.warn(f"skipped {printable(path)}: {why}")
+    print(f"{printable(dataset)}: " + ", ".join(f"{result[part]} {part}" for part in SPLITS) + " photos"
+          + (f"; {len(result['skipped'])} skipped" if result["skipped"] else "")
+          + ("" if result["copied"] else "; all were there already"))
+    console.say(f"Train on them with: python CatDogClassifier.py --dataset {printable(dataset)}")
     return 0
+
+
+def check(classifier, arguments):
+    """--check: the doctor's report; exit code 1 when a score on this dataset would not mean what it says."""
+    report = classifier.check(arguments.check, labels="weights" in arguments)
+    picture = save_check(classifier, report)
+    if arguments.style == "json":
+        for finding in report.findings:
+            print(json.dumps({"finding": finding.kind, "paths": finding.paths, "detail": finding.detail,
+                              "dishonest": FINDINGS[finding.kind][1]}))
+        summary = {name: value for name, value in vars(report).items() if name != "findings"}
+        found = {kind: len(findings) for kind, findings in report.groups().items()}
+        print(json.dumps({"finding": "summary", **summary, "found": found, "dishonest": report.dishonest,
+                          "picture": picture}))
+    else:
+        print_report(report, picture)
+    return 1 if report.dishonest else 0
+
+
+def save_check(classifier, report):
+    """Draw what a check has found; returns the path of the picture, None where there is none.
+
+    It lies in the present folder, or among temporary files when that is the one that was checked: nothing is changed.
+    """
+    folder, figure = Path(report.folder).resolve(), classifier.showCheck(report)
+    if not figure:
+        return None
+    path = os.path.join(tempfile.gettempdir() if Path.cwd().is_relative_to(folder) else "", folder.name + CHECK)
+    try:
+        write_whole(path, pack_figure(figure))
+        return path
+    except WriteError as error:
+        classifier.console.warn(f"There is no picture: {error}")
+        return None
+
+
+def print_report(report, picture):
+    """A Report for people: what is there, then the findings by kind, then the verdict."""
+    print(f"{printable(report.folder)}: {report.files} files"
+          + (f", and {report.ignored} hidden or system files that are ignored" if report.ignored else ""))
+    for part, classes in report.counts.items():
+        print(f"{part:<12} " + ", ".join(f"{count} {printable(name)}" for name, count in classes.items()))
+    named = ((name, f"{width} x {height}") for name, (width, height) in
+             zip(("smallest", "median", "largest"), report.pixels, strict=False))
+    print("pixels       " + ", ".join(" ".join(pair) for pair in named))
+    print(f"formats      {tally(collections.Counter(report.formats))}; {tally(collections.Counter(report.modes))}")
+    for kind, findings in report.groups().items():
+        meaning, _, most = FINDINGS[kind]
+        print(f"\n{kind} ({len(findings)}): {meaning}")
+        for finding in findings[:most]:
+            print("  " + "  ".join(map(printable, filter(None, (*finding.paths, finding.detail)))))
+        if len(findings) > most:
+            print(f"  ... and {len(findings) - most} more: --json names all")
+    grave = [kind for kind in report.groups() if FINDINGS[kind][1]]
+    print(f"\nverdict      {'scores would be wrong: ' + ', '.join(grave) if grave else 'scores can be trusted'}")
+    if picture:
+        print(f"picture      {printable(picture)}")
 
 
 def empty_cache(classifier, arguments):
@@ -2215,7 +2844,7 @@ def show_versions(classifier, arguments):
 
 
 ACTIONS = {"version": show_versions, "file": classify_files, "directory": classify_folder, "prepare": prepare,
-           "clear_cache": empty_cache}
+           "download": prepare, "check": check, "clear_cache": empty_cache}
 
 
 def run(arguments):
@@ -2226,10 +2855,13 @@ def run(arguments):
     elif arguments.paths:
         raise UsageError(f"it is not clear what to do with {arguments.paths[0]}", "Say -f for photos, -d for a folder")
     if arguments.split and asked != [prepare]:
-        raise UsageError("--split goes with --prepare SOURCE")
+        raise UsageError("--split goes with --prepare SOURCE or --download")
+    if (arguments.download_url or arguments.download_sha256) and not arguments.download:
+        raise UsageError("--download-url and --download-sha256 go with --download")
     if arguments.style == "csv" and asked not in ([classify_files], [classify_folder]):
         raise UsageError("--csv goes with -f and -d", "A training writes its history as CSV by itself")
-    classifier = CatDogClassifier(**{setting.name: getattr(arguments, setting.name) for setting in fields(Settings)})
+    given = {setting.name for setting in fields(Settings)} & set(vars(arguments))
+    classifier = CatDogClassifier(**{name: getattr(arguments, name) for name in given})
     return (asked or [train])[0](classifier, arguments)
 
 
@@ -2237,25 +2869,41 @@ def main(argv=None):
     """The program: parse, act, turn every foreseen failure into one line; returns the exit code."""
     prepare_streams()
     warnings.filterwarnings("ignore", module="PIL")  # about oddities of photos that it reads all the same
-    arguments = build_parser().parse_args(argv)
+    arguments, signals = build_parser().parse_args(argv), []
+
+    def leave(number, frame):
+        signals.append(number)
+        interrupt(number)
+
     try:
-        with handling((signal.SIGTERM,), interrupt):
+        with handling((signal.SIGINT, signal.SIGTERM), leave):
             code = run(arguments)
             sys.stdout.flush()
             return code
-    except CatDogError as error:
-        print(f"CatDogClassifier: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt as stop:
-        terminated = isinstance(stop, Terminated)
-        print(f"\nCatDogClassifier: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
-        return 143 if terminated else 130
-    except OSError as error:
-        with contextlib.suppress(OSError, ValueError):  # what is still to be printed would fail once more at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # or else the reader of our results has gone, as `head` does
-            print(f"CatDogClassifier: {printable(error.filename or 'output')}: {reason(error)}", file=sys.stderr)
-        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        if signals or isinstance(error, KeyboardInterrupt):  # in native code an interrupt may turn into any error
+            return interrupted(isinstance(error, Terminated) or signal.SIGTERM in signals)
+        if isinstance(error, CatDogError):
+            print(f"CatDogClassifier: {error}", file=sys.stderr)
+            return error.exit_code
+        if isinstance(error, OSError):
+            return stranded(error)
+        raise
+
+
+def interrupted(terminated):
+    """Say that Ctrl-C, or SIGTERM, has ended the program; returns its exit code."""
+    print(f"\nCatDogClassifier: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
+    return 143 if terminated else 130
+
+
+def stranded(error):
+    """Say what could not be read or written, whatever it was; returns the exit code."""
+    with contextlib.suppress(OSError, ValueError):  # what is still to be printed would fail once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):  # or else the reader of our results has gone, as `head` does
+        print(f"CatDogClassifier: {printable(error.filename or 'output')}: {reason(error)}", file=sys.stderr)
+    return 1
 
 
 def prepare_streams():

@@ -112,10 +112,18 @@ def test_names_that_are_no_text_or_hold_newlines_stay_on_one_line(photos, weight
         (["--dataset", "data", "--weights", "none/x.h5"], 1, "cannot write in none: No such file or directory"),
         (["--dataset", "data", "--weights", "empty"], 1, "empty: it is no regular file"),
         (["--prepare", "none", "--dataset", "new"], 1, "no folder none"),
-        (["--prepare", "data/train"], 1, "dataset already holds other files"),
+        (["--prepare", "data/train"], 2, "not clear where the photos shall go. Name a new folder: --dataset NEW"),
+        (["--download"], 2, "not clear where the photos shall go. Name a new folder: --dataset NEW"),
+        (["--prepare", "data/train", "--dataset", "dataset"], 1, "dataset already holds other files"),
+        (["--download", "--dataset", "dataset"], 1, "dataset already holds other files"),
+        (["--check", "none"], 1, "there is no folder none. --check takes a dataset, or any folder of photos"),
+        (["--check", "empty"], 1, "empty holds no photos"),
+        (["--check", "data", "--weights", "none.h5"], 1, "no weights at none.h5. Train first"),
+        (["--download-url", "x"], 2, "go with --download"),
+        (["--prepare", "data/train", "--dataset", "new", "--split", "0.8,100,100"], 2, "mixes shares with numbers"),
         (["--prepare", "data/train", "--dataset", "new", "--split", "1,2"], 2, "--split 1,2 must name three parts"),
-        (["--prepare", "data/train", "--dataset", "new", "--split", "9,9,9"], 1, "needs 27 photos of cat, but there are 10"),
-        (["--prepare", "data/validation", "--dataset", "new"], 1, "leaves no cat of 2 to train on or to validate"),
+        (["--prepare", "data/train", "--dataset", "new", "--split", "9,9,9"], 1, "of cat for validation, but of 10 in all only 1 are left"),
+        (["--prepare", "data/validation", "--dataset", "new"], 1, "leaves no cat of 2 for validation"),
         (["--prepare", "", "--dataset", "new"], 1, "there is no folder"),
         (["-d", ""], 1, "there is no folder"),
         (["-", "-d", "empty"], 2, "not clear what to do with -"),
@@ -270,7 +278,7 @@ def test_ctrl_c_before_anything_was_learned_exits_with_130_and_touches_nothing(d
 
 
 @pytest.mark.parametrize("arguments", [["--dataset", "no\x1b[31m\nrow"], ["-\x1b[31m\nx.jpg"], ["-f", "\x1b[31m.jpg", "--weights", "\x1b\n"],
-                                       ["-d", "\x1b[2J"], ["--prepare", "\x1b[2J"]])
+                                       ["-d", "\x1b[2J"], ["--prepare", "\x1b[2J", "--dataset", "new"]])
 def test_no_name_acts_on_the_terminal_in_an_error(run, arguments):
     code, out, err = run(*arguments)
     assert code in (1, 2)

@@ -1,9 +1,14 @@
 """Room 5: photos get into the layout of a dataset; nothing of the user's is touched."""
 
+import io
+import json
 import os
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import CatDogClassifier as program
 from CatDogClassifier import DatasetError, UsageError, parse_split, prepare_dataset
@@ -11,11 +16,18 @@ from CatDogClassifier import DatasetError, UsageError, parse_split, prepare_data
 SPLIT = (3, 2, 1)
 
 
+def picture(name):
+    """A photo of its own for each name, as PNG bytes."""
+    file, rng = io.BytesIO(), np.random.default_rng(zlib.crc32(name.encode()))
+    Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
 def touch(folder, *names):
     for name in names:
         path = Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(f"content of {name}".encode())
+        path.write_bytes(picture(name))
     return Path(folder)
 
 
@@ -33,8 +45,13 @@ def flat(tmp_path):
     return touch(tmp_path / "flat", *(f"{label}.{i}.jpg" for label in ("cat", "dog") for i in range(12)))
 
 
-def prepare(source, dataset, split=SPLIT):
+def outcome(source, dataset, split=SPLIT):
     return prepare_dataset(source, dataset, split, program.Console(quiet=True))
+
+
+def prepare(source, dataset, split=SPLIT):
+    result = outcome(source, dataset, split)
+    return {part: result[part] for part in program.SPLITS}
 
 
 def test_flat_photos_are_split_in_numeric_order(flat, tmp_path):
@@ -43,7 +60,7 @@ def test_flat_photos_are_split_in_numeric_order(flat, tmp_path):
     assert names(tmp_path / "new", "train", "dog") == ["dog.0.jpg", "dog.1.jpg", "dog.2.jpg"]
     assert names(tmp_path / "new", "validation", "cat") == ["cat.3.jpg", "cat.4.jpg"]
     assert names(tmp_path / "new", "test", "cat") == ["cat.5.jpg"]
-    assert (tmp_path / "new/test/cat/cat.5.jpg").read_bytes() == b"content of cat.5.jpg"
+    assert (tmp_path / "new/test/cat/cat.5.jpg").read_bytes() == picture("cat.5.jpg")
 
 
 @pytest.mark.parametrize(("cat", "dog"), [("Cat", "Dog"), ("CATS", "dogs"), ("cat", "Dogs")])
@@ -75,7 +92,7 @@ def test_an_interrupted_copy_is_completed_and_a_complete_one_left_alone(flat, tm
     prepare(flat, tmp_path / "whole")
     prepare(flat, tmp_path / "new")
     (tmp_path / "new/train/cat/cat.1.jpg").unlink()
-    (tmp_path / "new/train/cat/cat.1.jpg.part").write_bytes(b"cont")
+    (tmp_path / "new/train/cat/cat.1.jpg.part").write_bytes(picture("cat.1.jpg")[:50])
     prepare(flat, tmp_path / "new")
     prepare(flat, tmp_path / "new")
     assert tree(tmp_path / "new") == tree(tmp_path / "whole")
@@ -103,7 +120,7 @@ def test_the_dataset_may_not_lie_in_the_source(flat):
 
 
 def test_too_few_photos_are_named_with_the_numbers(flat, tmp_path):
-    with pytest.raises(DatasetError, match="needs 13 photos of cat, but there are 12"):
+    with pytest.raises(DatasetError, match="needs 1 photos of cat for test, but of 12 in all only 0 are left"):
         prepare(flat, tmp_path / "new", (10, 2, 1))
     assert not (tmp_path / "new").exists()
 
@@ -137,7 +154,7 @@ def test_a_link_in_the_dataset_does_not_lead_into_the_source(flat, tmp_path):
 
 
 def test_too_few_photos_to_train_and_validate_are_refused(flat, tmp_path):
-    with pytest.raises(DatasetError, match="leaves no cat of 12"):
+    with pytest.raises(DatasetError, match="leaves no cat of 12 for validation"):
         prepare(flat, tmp_path / "new", (0.92, 0.04, 0.04))
 
 
@@ -154,3 +171,71 @@ def test_the_tutorials_protocol_on_the_real_photos(real, tmp_path):
     for split, (start, end) in bounds.items():
         for label in ("cat", "dog"):
             assert names(tmp_path / "new", split, label) == [f"{label}.{i}.jpg" for i in range(start, end)]
+
+
+def copy(folder, source, target, **saving):
+    """The photo of one file as another one, of the same pixels unless it is saved with a loss."""
+    Path(folder, target).parent.mkdir(parents=True, exist_ok=True)
+    Image.open(Path(folder, source)).save(Path(folder, target), **{"format": "BMP", **saving})
+
+
+def test_a_photo_of_train_is_in_no_other_part_and_the_next_number_takes_its_place(flat, tmp_path):
+    copy(flat, "cat.0.jpg", "cat.4.jpg")  # other bytes, the same pixels
+    copy(flat, "dog.1.jpg", "cat.5.jpg")  # of the other class: one of the labels is wrong, and it is in train already
+    result = outcome(flat, tmp_path / "new")
+    assert names(tmp_path / "new", "validation", "cat") == ["cat.3.jpg", "cat.6.jpg"]
+    assert names(tmp_path / "new", "test", "cat") == ["cat.7.jpg"]
+    assert names(tmp_path / "new", "validation", "dog") == ["dog.3.jpg", "dog.4.jpg"]
+    assert result["skipped"] == {"cat.4.jpg": "the same photo as cat.0.jpg in train",
+                                 "cat.5.jpg": "the same photo as dog.1.jpg in train"}
+
+
+def test_copies_within_one_part_stay(flat, tmp_path):
+    copy(flat, "cat.0.jpg", "cat.2.jpg")
+    assert outcome(flat, tmp_path / "new")["skipped"] == {}
+    assert names(tmp_path / "new", "train", "cat") == ["cat.0.jpg", "cat.1.jpg", "cat.2.jpg"]
+
+
+def test_of_shares_the_test_part_bears_the_loss(flat, tmp_path):
+    copy(flat, "cat.0.jpg", "cat.11.jpg")
+    assert prepare(flat, tmp_path / "new", (0.5, 0.25, 0.25)) == {"train": 12, "validation": 6, "test": 5}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes and links")
+def test_what_is_no_photo_is_skipped_and_named_and_the_next_number_takes_its_place(flat, tmp_path):
+    (flat / "cat.0.jpg").write_bytes(b"")
+    (flat / "cat.1.jpg").unlink()
+    (flat / "cat.1.jpg").symlink_to("nowhere.jpg")
+    (flat / "dog.2.jpg").unlink()
+    os.mkfifo(flat / "dog.2.jpg")
+    result = outcome(flat, tmp_path / "new")
+    assert list(result["skipped"]) == ["cat.0.jpg", "cat.1.jpg", "dog.2.jpg"]
+    assert names(tmp_path / "new", "train", "cat") == ["cat.2.jpg", "cat.3.jpg", "cat.4.jpg"]
+    assert names(tmp_path / "new", "train", "dog") == ["dog.0.jpg", "dog.1.jpg", "dog.3.jpg"]
+
+
+def test_a_second_run_says_that_all_was_there(flat, tmp_path, run):
+    line = ("--prepare", flat, "--dataset", tmp_path / "new", "--split", "3,2,1")
+    assert run(*line)[1] == f"{tmp_path / 'new'}: 6 train, 4 validation, 2 test photos\n"
+    assert run(*line)[1] == f"{tmp_path / 'new'}: 6 train, 4 validation, 2 test photos; all were there already\n"
+    code, out, _ = run(*line, "--json")
+    assert json.loads(out) == {"dataset": str(tmp_path / "new"), "train": 6, "validation": 4, "test": 2, "copied": 0,
+                               "skipped": {}}
+
+
+def test_without_a_place_to_go_the_photos_stay_where_they_are(flat, run):
+    assert run("--prepare", flat)[::2] == (2, "CatDogClassifier: it is not clear where the photos shall go. Name a new "
+                                              "folder: --dataset NEW\n")
+
+
+def test_a_stray_photo_is_named(flat, tmp_path):
+    touch(flat, "IMG_1.jpg")
+    with pytest.raises(DatasetError, match=r"holds 3 \(cat 12, dog 12, img 1, such as .*IMG_1\.jpg\)"):
+        prepare(flat, tmp_path / "new")
+
+
+def test_a_disk_without_room_is_said_before_anything_is_copied(flat, tmp_path, monkeypatch):
+    monkeypatch.setattr(program.shutil, "disk_usage", lambda path: program.shutil._ntuple_diskusage(9, 9, 100))
+    with pytest.raises(program.WriteError, match="needs 0 MB, but only 0 MB are free.*Make room"):
+        prepare(flat, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
