@@ -55,7 +55,7 @@ import timeit
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
@@ -801,24 +801,32 @@ class Report:
         return {kind: findings for kind, findings in found.items() if findings}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Look:
-    """A photo at a glance: format, mode and size as stored; digest and miniature of its pixels; these, while needed."""
+    """What can be seen of one photo: where it belongs; why it cannot be read, or else what it is like.
 
-    format: str
-    mode: str
-    size: tuple
-    digest: bytes
-    thumb: np.ndarray
-    photo: np.ndarray | None = None
+    Format, mode and size are those of the file, `digest` and `thumb` as of `fingerprint`, `share` is the probability of
+    the second class, where a net was asked.
+    """
+
+    path: str
+    split: str
+    label: str | None
+    error: str
+    format: str = ""
+    mode: str = ""
+    size: tuple = ()
+    digest: bytes = b""
+    thumb: np.ndarray | None = None
+    share: float = math.nan
 
 
 def look_at(path, size):
-    """The Look of a photo that is read at this size. Raises PhotoError."""
+    """What a Look tells of a readable photo, from its format to its thumb, and the photo. Raises PhotoError."""
     with opened(path) as (image, file):
         kind, mode, whole = image.format, image.mode, image.size
         photo = small(image, file, size)
-    return Look("JPEG" if kind == "MPO" else kind, mode, whole, *fingerprint(photo), photo)
+    return ("JPEG" if kind == "MPO" else kind, mode, whole, *fingerprint(photo)), photo
 
 
 def fingerprint(photo):
@@ -862,7 +870,8 @@ def duplicates(digests, thumbs):
     for place, digest in enumerate(digests):
         pairs.append((first.setdefault(digest, place), place))
     unique = list(first.values())
-    pairs += [(unique[one], unique[other]) for one, other in alike(np.array([thumbs[place] for place in unique]))]
+    if unique:
+        pairs += [(unique[one], unique[other]) for one, other in alike(np.array([thumbs[place] for place in unique]))]
     return connected(len(digests), pairs)
 
 
@@ -911,8 +920,7 @@ def check_dataset(folder, size, console, answer=None, classes=None):
     """The doctor: the Report on a dataset, or on any folder of photos; nothing is changed.
 
     Labels are checked when there is something to answer with: a function from uint8 photos (N, size, size, 3) to the
-    probability of the second of these classes. It is asked about each photo and its mirror image, for two answers are
-    right more often than one. Raises DatasetError where there is nothing to check.
+    probability of the second of these classes. Raises DatasetError where there is nothing to check.
     """
     ignored = collections.Counter()
     every = survey(folder, ignored)
@@ -922,47 +930,62 @@ def check_dataset(folder, size, console, answer=None, classes=None):
         raise DatasetError(f"{folder} holds no photos")
     if answer and names != list(classes):
         raise DatasetError(f"{folder} holds {', '.join(names) or 'no classes'} instead of {', '.join(classes)}")
-    looks, answers = look_at_all([path for path, *_ in rows], size, console, answer)
-    good = [look for look in looks if isinstance(look, Look)]
-    findings = [*(part_faults(folder, rows, looks) if names else ()), *photo_faults(rows, looks), *twins(rows, looks),
-                *(doubts(rows, answers, classes) if answer else ())]
+    looks = look_at_all(rows, size, console, answer)
+    good = [look for look in looks if not look.error]
+    findings = [*photo_faults(looks), *twins(good), *(doubts(good, classes) if answer else ())]
     if names:
-        findings += [Finding("stray", (path,), "") for path, _, name in every if not name]
+        findings += part_faults(folder, looks)
+        findings += (Finding("stray", (path,), "") for path, _, name in every if not name)
+    return report_of(os.fspath(folder), len(every), ignored.total(), good, findings)
+
+
+def report_of(folder, files, ignored, good, findings):
+    """The Report from the Looks at the readable photos."""
     counts = {}
-    for (_, split, name), look in zip(rows, looks, strict=True):
-        part = counts.setdefault(split or "all", {})
-        part[name or "photos"] = part.get(name or "photos", 0) + isinstance(look, Look)
+    for look in good:
+        part = counts.setdefault(look.split or "all", collections.Counter())
+        part[look.label or "photos"] += 1
+    formats, modes = (dict(collections.Counter(getattr(look, name) for look in good).most_common())
+                      for name in ("format", "mode"))
     sizes = sorted((look.size for look in good), key=math.prod)
-    return Report(os.fspath(folder), len(every), ignored.total(), counts,
-                  dict(collections.Counter(look.format for look in good).most_common()),
-                  dict(collections.Counter(look.mode for look in good).most_common()),
-                  [sizes[place] for place in (0, len(sizes) // 2, -1)] if sizes else [], findings)
+    spread = [sizes[place] for place in (0, len(sizes) // 2, -1)] if sizes else []
+    return Report(folder, files, ignored, {part: dict(classes) for part, classes in counts.items()}, formats, modes,
+                  spread, findings)
 
 
-def look_at_all(paths, size, console, answer):
-    """Of each photo its Look, or the PhotoError; and the answer to it, NaN where there is none: two lists."""
-    reads, started, looks, answers = read_photos(paths, size, look_at), time.monotonic(), [], []
-    while chunk := [look for _, look in itertools.islice(reads, 64)]:
-        photos = [look.photo for look in chunk if isinstance(look, Look)] if answer else []
-        found = iter((answer(photos) + answer([photo[:, ::-1] for photo in photos])) / 2 if photos else ())
-        answers += [next(found, math.nan) if isinstance(look, Look) else math.nan for look in chunk]
-        looks += [replace(look, photo=None) if isinstance(look, Look) else look for look in chunk]
-        console.bar("checking", len(looks), len(paths), started)
-    console.clear()
-    return looks, answers
+def look_at_all(rows, size, console, answer):
+    """The Looks at photos, [(path, split, class)]; who answers is asked about 64 at a time."""
+    reads, looks, waiting = read_photos((path for path, *_ in rows), size, look_at), [], []
+    for row, (_, found) in console.watch("checking", zip(rows, reads, strict=True), len(rows)):
+        readable = not isinstance(found, PhotoError)
+        looks.append(Look(*row, "", *found[0]) if readable else Look(*row, str(found)))
+        if readable and answer:
+            waiting.append((looks[-1], found[1]))
+        if len(waiting) == 64 or (waiting and len(looks) == len(rows)):
+            judge(waiting, answer)
+            waiting.clear()
+    return looks
 
 
-def part_faults(folder, rows, looks):
+def judge(waiting, answer):
+    """Ask about photos and their mirror images, for two answers are right more often than one: [(Look, photo)]."""
+    photos = [photo for _, photo in waiting]
+    shares = (answer(photos) + answer([photo[:, ::-1] for photo in photos])) / 2
+    for (look, _), share in zip(waiting, shares.tolist(), strict=True):
+        look.share = share
+
+
+def part_faults(folder, looks):
     """Yield what is wrong with the splits and classes of a dataset as Findings."""
     parts = {}  # {split: {class: [readable, unreadable]}}
-    for (_, split, name), look in zip(rows, looks, strict=True):
-        parts.setdefault(split, {}).setdefault(name, [0, 0])[isinstance(look, PhotoError)] += 1
+    for look in looks:
+        parts.setdefault(look.split, {}).setdefault(look.label, [0, 0])[bool(look.error)] += 1
     for split in () if "" in parts else [part for part in SPLITS[:2] if part not in parts]:
         yield Finding("layout", (os.path.join(folder, split),), "is missing or empty")
-    expected = sorted({name for classes in parts.values() for name in classes})
+    expected = {name for classes in parts.values() for name in classes}
     for split, classes in parts.items():
         (good, lost), where = zip(*classes.values(), strict=True), (os.path.join(folder, split),)
-        if len(classes) != 2 or sorted(classes) != expected:
+        if len(classes) != 2 or set(classes) != expected:
             yield Finding("layout", where, f"two classes are needed, here are {', '.join(classes)}")
         if not all(good):
             yield Finding("layout", where, "no photo of a class can be read")
@@ -972,41 +995,39 @@ def part_faults(folder, rows, looks):
             yield Finding("lost", where, f"{sum(lost)} of {sum(good) + sum(lost)}")
 
 
-def photo_faults(rows, looks):
+def photo_faults(looks):
     """Yield what is odd about single photos as Findings."""
     endings = Image.registered_extensions()
-    for (path, *_), look in zip(rows, looks, strict=True):
-        if isinstance(look, PhotoError):
-            yield Finding("unreadable", (path,), str(look))
+    for look in looks:
+        if look.error:
+            yield Finding("unreadable", (look.path,), look.error)
             continue
         found = {
-            "misnamed": look.format if endings.get(os.path.splitext(path)[1].lower()) != look.format else "",
+            "misnamed": look.format if endings.get(os.path.splitext(look.path)[1].lower()) != look.format else "",
             "mode": look.mode if look.mode != "RGB" else "",
             "tiny": f"{look.size[0]} x {look.size[1]}" if min(look.size) < TINY else "",
             "uniform": "its miniature is even" if look.thumb.std() <= UNIFORM else "",
         }
-        yield from (Finding(kind, (path,), detail) for kind, detail in found.items() if detail)
+        yield from (Finding(kind, (look.path,), detail) for kind, detail in found.items() if detail)
 
 
-def twins(rows, looks):
+def twins(looks):
     """Yield the groups of photos that are there more than once as Findings."""
-    rows, looks = zip(*((row, look) for row, look in zip(rows, looks, strict=True) if isinstance(look, Look)),
-                      strict=True)
     for group in duplicates([look.digest for look in looks], [look.thumb for look in looks]):
-        paths, splits, names = zip(*(rows[place] for place in group), strict=True)
-        detail = "identical" if len({looks[place].digest for place in group}) == 1 else "alike"
-        spread = {"leak": splits, "contradiction": names}
-        for kind in [kind for kind, places in spread.items() if len(set(places)) > 1] or ["copies"]:
-            yield Finding(kind, paths, detail)
+        members = [looks[place] for place in group]
+        detail = "identical" if len({look.digest for look in members}) == 1 else "alike"
+        spread = {"leak": {look.split for look in members}, "contradiction": {look.label for look in members}}
+        for kind in [kind for kind, places in spread.items() if len(places) > 1] or ["copies"]:
+            yield Finding(kind, tuple(look.path for look in members), detail)
 
 
-def doubts(rows, answers, classes):
+def doubts(looks, classes):
     """Yield the photos whose label the answers contradict as Findings, worst first."""
-    shares = [share if name == classes[1] else 1 - share for (*_, name), share in zip(rows, answers, strict=True)]
-    for place in sorted((place for place, share in enumerate(shares) if share < 0.5), key=shares.__getitem__):
-        path, _, name = rows[place]
-        other = classes[name == classes[0]]
-        yield Finding("label", (path,), f"{name}, but {other} with {percent(1 - shares[place])}")
+    shares = [look.share if look.label == classes[1] else 1 - look.share for look in looks]
+    for share, look in sorted(zip(shares, looks, strict=True), key=lambda pair: pair[0]):
+        if share < 0.5:
+            other = classes[look.label == classes[0]]
+            yield Finding("label", (look.path,), f"{look.label}, but {other} with {percent(1 - share)}")
 
 
 # ======================================================================================================================
@@ -2802,14 +2823,15 @@ def save_check(classifier, report):
 
 def print_report(report, picture):
     """A Report for people: what is there, then the findings by kind, then the verdict."""
-    print(f"{printable(report.folder)}: {report.files} files"
-          + (f", and {report.ignored} hidden or system files that are ignored" if report.ignored else ""))
+    ignored = told(collections.Counter(files=report.ignored))
+    print(", ".join([f"{printable(report.folder)}: {report.files} file{'s' * (report.files != 1)}", *ignored]))
     for part, classes in report.counts.items():
         print(f"{part:<12} " + ", ".join(f"{count} {printable(name)}" for name, count in classes.items()))
-    named = ((name, f"{width} x {height}") for name, (width, height) in
-             zip(("smallest", "median", "largest"), report.pixels, strict=False))
-    print("pixels       " + ", ".join(" ".join(pair) for pair in named))
-    print(f"formats      {tally(collections.Counter(report.formats))}; {tally(collections.Counter(report.modes))}")
+    if report.counts:
+        sizes = ", ".join(f"{name} {width} x {height}" for name, (width, height) in
+                          zip(("smallest", "median", "largest"), report.pixels, strict=True))
+        print(f"pixels       {sizes}")
+        print(f"formats      {tally(collections.Counter(report.formats))}; {tally(collections.Counter(report.modes))}")
     for kind, findings in report.groups().items():
         meaning, _, most = FINDINGS[kind]
         print(f"\n{kind} ({len(findings)}): {meaning}")
@@ -2818,7 +2840,8 @@ def print_report(report, picture):
         if len(findings) > most:
             print(f"  ... and {len(findings) - most} more: --json names all")
     grave = [kind for kind in report.groups() if FINDINGS[kind][1]]
-    print(f"\nverdict      {'scores would be wrong: ' + ', '.join(grave) if grave else 'scores can be trusted'}")
+    verdict = f"scores would be dishonest: {', '.join(grave)}" if grave else "nothing that would make scores dishonest"
+    print(f"\nverdict      {verdict}")
     if picture:
         print(f"picture      {printable(picture)}")
 

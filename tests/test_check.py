@@ -112,6 +112,13 @@ def test_an_odd_photo_is_named_with_what_is_odd_and_does_not_make_scores_dishone
     assert not check(data).dishonest
 
 
+def test_a_folder_without_a_photo_that_can_be_read_is_reported_too(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"no photo")
+    report = check(tmp_path)
+    assert (report.counts, report.pixels, [finding.kind for finding in report.findings]) == ({}, [], ["unreadable"] * 2)
+
+
 def test_half_a_photo_is_unreadable(data):
     buffer = io.BytesIO()
     scene(99, 300).save(buffer, "JPEG", quality=95)
@@ -238,7 +245,7 @@ def test_the_report_for_people(data, run, tmp_path, monkeypatch):
         f"  {data}/train/cat/0.png  {data}/test/cat/x.png  identical", "",
         "unreadable (1): cannot be read: a training leaves them out",
         f"  {data}/test/dog/y.jpg  not a photo that can be read (JPEG, PNG, GIF, BMP, WEBP)", "",
-        "verdict      scores would be wrong: leak", "picture      data_check.png"]
+        "verdict      scores would be dishonest: leak", "picture      data_check.png"]
 
 
 def test_the_report_for_programs(data, run, tmp_path, monkeypatch):

@@ -352,7 +352,7 @@ def spoil(dataset, how):
     elif how == "one class":
         shutil.rmtree(dataset / "train" / "dog")
     elif how == "three classes":
-        (dataset / "train" / "bird").mkdir()
+        shutil.copytree(dataset / "train" / "dog", dataset / "train" / "bird")
     elif how == "empty class":
         shutil.rmtree(dataset / "train" / "dog")
         (dataset / "train" / "dog").mkdir()
