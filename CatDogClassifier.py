@@ -33,7 +33,6 @@ import collections
 import contextlib
 import csv
 import errno
-import filecmp
 import functools
 import hashlib
 import io
@@ -43,6 +42,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import stat
@@ -69,6 +69,7 @@ except ModuleNotFoundError as missing:
     sys.exit(f"CatDogClassifier: {missing.name} is not installed. Run: pip install -r requirements.txt")
 
 __version__ = "1.0"
+PROGRAM = f"CatDogClassifier {__version__}"
 
 
 # ======================================================================================================================
@@ -87,7 +88,9 @@ MANY_PIXELS = 20_000_000  # of photos with more only one is decoded at a time
 MAX_BYTES = 500_000_000  # of a photo's file: more than the largest BMP of that size
 MAX_SCANS = 100  # of a progressive JPEG; usual are ten
 SIDE = 150  # photos are compared at so many pixels a side
-THUMB, ALIKE = 16, 0.975  # pixels a side of their miniatures; the correlation from which on two show the same
+THUMB = 32  # pixels a side of the grey miniatures of photos that near copies are found by
+ALIKE, EVERYWHERE = 0.975, 0.6  # how closely two of one photo correlate, on the whole and in each of 64 parts
+GRAIN = 8.0  # grey levels by which recompression may change them
 UNIFORM, TINY = 2.0, 64  # a photo whose miniature spreads over fewer of 256 greys, or with fewer pixels a side, is odd
 MAX_LOST = 0.1  # of the photos of a split may be unreadable; a training with more does not start
 ENOUGH_EPOCHS = 10  # for a net that only guesses to be said not to learn
@@ -99,6 +102,8 @@ DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped
 HISTORY, ACCURACY, LOSS, UNFINISHED, PREVIOUS = BESIDE = (
     "_history.csv", "_accuracy.png", "_loss.png", ".unfinished", ".previous.h5")
 CHECK = "_check.png"  # the picture of a check of DATASET: DATASET_check.png
+PICTURED = 16  # cases of each kind in it
+RELIABLE = 0.8  # a net that agrees with a smaller share of the labels is no judge of them
 
 # Microsoft's archive of the 25,000 photos, and the SHA-256 by which one public project knows it.
 ARCHIVE_URL = ("https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"
@@ -112,6 +117,7 @@ REAL_PHOTOS = "To get real ones, 786 MB: python CatDogClassifier.py --download -
 BY_HAND = ("By hand: get the archive with a browser, then run python CatDogClassifier.py --download --download-url "
            "file:///FOLDER/ARCHIVE.zip --dataset NEW")
 AGAIN = "Run the same command again"
+NEW = "Name a new folder: --dataset NEW"
 
 # The tutorial's ImageDataGenerator; its shear_range is in degrees.
 ROTATION, SHIFT, SHEAR, ZOOM = math.radians(40), 0.2, math.radians(0.2), 0.2
@@ -173,7 +179,7 @@ class CatDogError(Exception):
     exit_code = 1
 
     def __init__(self, problem, fix=""):
-        super().__init__(printable(f"{problem}. {fix}" if fix else problem))
+        super().__init__(printable(f"{str(problem).rstrip('.')}. {fix}" if fix else problem))
 
 
 class UsageError(CatDogError):
@@ -282,12 +288,16 @@ class Console:
         print(f"\r{text:<{self.width}}", end="", file=sys.stderr, flush=True)
         self.width, self.drawn = len(text), time.monotonic()
 
-    def bar(self, label, done, total, started, tail=""):
-        """Draw `label [###---] 42 %  1:07 left  tail`, ten times a second and when it was taken away."""
-        now, done = time.monotonic(), min(done, total)
+    def bar(self, label, done, total, started, tail="", start=0):
+        """Draw `label [###---] 42 %  1:07 left  tail`, ten times a second and when it was taken away.
+
+        `done` of `total` are done, `start` of them were when it `started`.
+        """
+        now, total = time.monotonic(), max(done, total, 1)  # a total may not be known
         if self.width and now - self.drawn < 0.1 and done < total:
             return
-        left = clock((now - started) / done * (total - done)) + " left" if done and now - started > 1 else ""
+        pace = (now - started) / max(done - start, 1)
+        left = clock(pace * (total - done)) + " left" if done > start and now - started > 1 else ""
         marks = "#" * (20 * done // total)
         self.status(f"{label} [{marks:-<20}] {100 * done // total:3} %  {left}  {tail}")
 
@@ -397,8 +407,8 @@ def cache_folder():
 
 
 def cache_name(path, kind):
-    """The name of the cache that belongs to a file or folder: one each, so that a new one takes the old one's place."""
-    return hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:32] + kind
+    """The name of the cache that belongs to an absolute path or a URL: one each, and a new one takes its place."""
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:32] + kind
 
 
 def digest_of(path):
@@ -542,23 +552,27 @@ def split_folders(dataset):
 
 
 def labelled(folder, ignored):
-    """[(path, class)] of all files under a folder, which is that of the folder right inside it that they lie in.
-
-    Or else, where names like cat.0.jpg, dog.17.jpg tell classes apart, the one that they begin with; None for the rest.
-    `ignored`: see `list_photos`.
-    """
-    flat, nested, others = [], [], []
+    """[(path, class)] of all files under a folder, see `assigned`; `ignored`: see `list_photos`."""
+    files = []
     for path, _ in list_folder(os.fspath(folder), True, ignored):
         name = os.path.basename(path)
         if os.path.isdir(path):
-            nested += [(photo, class_name(name)) for photo in list_photos(path, ignored=ignored)]
-        elif numbered := NUMBERED.fullmatch(name):
-            flat.append((path, class_name(numbered[1])))
+            files += [(photo, name, os.path.basename(photo)) for photo in list_photos(path, ignored=ignored)]
         else:
-            others.append((path, None))
-    flat_is_right = len({name for _, name in flat}) > 1 or not nested
-    others += [(path, None) for path, _ in (nested if flat_is_right else flat)]
-    return [*(flat if flat_is_right else nested), *others]
+            files.append((path, "", name))
+    return assigned(files)
+
+
+def assigned(files):
+    """[(path, class)] of [(path, the outermost folder that it lies in or "", its name)].
+
+    The class is that folder, or else, where names like cat.0.jpg, dog.17.jpg tell classes apart, what they begin with;
+    None for what has none.
+    """
+    numbered = {path: found[1] for path, folder, name in files if not folder and (found := NUMBERED.fullmatch(name))}
+    flat = len({class_name(name) for name in numbered.values()}) > 1 or not any(folder for _, folder, _ in files)
+    names = numbered if flat else {path: folder for path, folder, _ in files if folder}
+    return [(path, class_name(names[path]) if path in names else None) for path, *_ in files]
 
 
 def by_class(rows):
@@ -618,10 +632,10 @@ LARGE_PHOTOS = ThreadPoolExecutor(1)  # one at a time, in one thread: each may t
 
 
 @contextlib.contextmanager
-def opened(path):
+def opened(path, opening=open_regular):
     """A photo's file as (Pillow image, file), not decoded yet. What fails, in the block too, becomes a PhotoError."""
     try:
-        with open_regular(path, MAX_BYTES) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
+        with opening(path, MAX_BYTES) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
             yield image, file
     except Image.DecompressionBombError:
         raise PhotoError(f"too large: more than {2 * Image.MAX_IMAGE_PIXELS} pixels") from None
@@ -645,10 +659,14 @@ def read_photo(path, size):
         return small(image, file, size)
 
 
-def small(image, file, size):
-    """An opened image as uint8 (size, size, 3) RGB. Raises PhotoError where that takes too much of anything."""
+def small(image, file, size, exact=False):
+    """An opened image as uint8 (size, size, 3) RGB. Raises PhotoError where that takes too much of anything.
+
+    A large JPEG is decoded at 1/2, 1/4 or 1/8, several times faster, unless it is to be `exact` and not too large.
+    """
     whole, progressive = math.prod(image.size), image.info.get("progressive")
-    image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded at 1/2, 1/4 or 1/8, several times faster
+    if not exact or whole > MANY_PIXELS:
+        image.draft("RGB", (2 * size, 2 * size))
     if math.prod(image.size) > MAX_PIXELS:
         raise PhotoError(f"too large: {image.width} x {image.height} pixels")
     if progressive and scans(file) > MAX_SCANS:
@@ -750,11 +768,11 @@ def is_drawing(path):
 # What can be found: kind -> what it means, whether it makes a score dishonest, how many cases people are shown.
 FINDINGS = {
     "layout": ("not what a training needs", True, 20),
-    "lost": ("too many photos that cannot be read for a training to start", True, 20),
-    "leak": ("one photo in several of train, validation, test: scores come out too good", True, 100),
-    "contradiction": ("one photo in both classes: one of the labels is wrong", True, 100),
+    "lost": ("too many photos that cannot be read for a training to start: mend or remove them", True, 20),
+    "leak": ("one photo in several of train, validation, test, so that scores come out too good: keep one", True, 100),
+    "contradiction": ("one photo in both classes: keep the one whose label is right", True, 100),
     "unreadable": ("cannot be read: a training leaves them out", False, 20),
-    "label": ("the net contradicts the label, most of all the first: look at them", False, 100),
+    "label": ("the net contradicts the label, the first ones most: look at them", False, 100),
     "copies": ("one photo more than once", False, 20),
     "imbalance": ("many more photos of one class: a training weighs them, more photos would be better", False, 20),
     "uniform": ("of one colour: nothing to see", False, 20),
@@ -778,7 +796,8 @@ class Finding:
 class Report:
     """What the doctor saw: readable photos as {split: {class: count}}, formats and modes as {name: count}, findings.
 
-    `pixels` are the (width, height) of the smallest photo, the median and the largest.
+    `pixels` are the (width, height) of the smallest photo, the median and the largest; `agreed` is the share of the
+    labels, 0..1, that a net agrees with, None where none was asked.
     """
 
     folder: str
@@ -788,6 +807,7 @@ class Report:
     formats: dict
     modes: dict
     pixels: list
+    agreed: float | None
     findings: list
 
     @property
@@ -825,7 +845,7 @@ def look_at(path, size):
     """What a Look tells of a readable photo, from its format to its thumb, and the photo. Raises PhotoError."""
     with opened(path) as (image, file):
         kind, mode, whole = image.format, image.mode, image.size
-        photo = small(image, file, size)
+        photo = small(image, file, size, exact=True)
     return ("JPEG" if kind == "MPO" else kind, mode, whole, *fingerprint(photo)), photo
 
 
@@ -835,33 +855,44 @@ def fingerprint(photo):
     return hashlib.sha256(photo).digest(), np.asarray(grey)
 
 
-def digest_of_photo(path, size):
-    """The digest alone, for who only asks whether two photos are the same. Raises PhotoError."""
-    return fingerprint(read_photo(path, size))[0]
-
-
 def alike(thumbs, rounds=12, reach=4):
-    """The pairs of miniatures, uint8 (N, THUMB, THUMB), that show the same: their grey values correlate, >= ALIKE.
+    """The pairs of miniatures, uint8 (N, THUMB, THUMB), that show the same, mirrored or not: see `one_photo`.
 
     Not all are compared with all. The signs of the 63 lowest frequencies hardly differ within such a pair, so that it
     stands close together in a list sorted by them; in 12 lists, which differ in the order of these bits, each is
     compared with the next four (sorting by random orders of the bits: M. S. Charikar, STOC 2002). So the time grows
     as N log N; `python tests/measure_check.py` counts what is missed.
     """
+    count, thumbs = len(thumbs), np.concatenate([thumbs, thumbs[:, :, ::-1]])
     waves = np.cos(np.pi / THUMB * np.outer(np.arange(8), np.arange(THUMB) + 0.5)).astype(np.float32)
     signs = ((waves @ thumbs @ waves.T).reshape(len(thumbs), -1)[:, 1:] > 0).astype(np.int64)
-    grey = thumbs.reshape(len(thumbs), -1).astype(np.float32)
+    grey = thumbs.reshape(-1, THUMB // 2, 2, THUMB // 2, 2).mean(axis=(2, 4), dtype=np.float32).reshape(len(thumbs), -1)
     grey -= grey.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(grey, axis=1, keepdims=True)
-    grey *= (norms > UNIFORM * THUMB) / np.maximum(norms, 1)  # what shows nothing is like nothing
+    grey *= (norms > UNIFORM * THUMB / 2) / np.maximum(norms, 1)  # what shows nothing is like nothing
     rng, pairs = np.random.default_rng(0), set()
     for _ in range(rounds):
         order = np.argsort(signs @ (1 << rng.permutation(63)))
         for step in range(1, reach + 1):
             one, other = order[:-step], order[step:]
             close = np.einsum("ij,ij->i", grey[one], grey[other]) >= ALIKE
-            pairs.update(zip(one[close].tolist(), other[close].tolist(), strict=True))
-    return pairs
+            one, other = one[close], other[close]
+            close = one_photo(thumbs[one], thumbs[other])
+            pairs.update(zip((one[close] % count).tolist(), (other[close] % count).tolist(), strict=True))
+    return {(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]}
+
+
+def one_photo(some, others):
+    """Which miniatures, uint8 (N, THUMB, THUMB), correlate in each of 8 x 8 parts: all of them, not a common frame."""
+
+    def parts(thumbs):
+        cut = thumbs.reshape(-1, 8, THUMB // 8, 8, THUMB // 8).swapaxes(2, 3)
+        cut = cut.reshape(len(thumbs), 64, (THUMB // 8) ** 2)
+        return cut - cut.mean(axis=2, keepdims=True, dtype=np.float32)
+
+    one, other, grain = parts(some), parts(others), GRAIN**2 * (THUMB // 8) ** 2  # so that even parts correlate too
+    power = ((one * one).sum(axis=2) + grain) * ((other * other).sum(axis=2) + grain)
+    return (((one * other).sum(axis=2) + grain) / np.sqrt(power)).min(axis=1, initial=1.0) >= EVERYWHERE
 
 
 def duplicates(digests, thumbs):
@@ -902,18 +933,22 @@ def copies_between(splits):
 
 
 def survey(folder, ignored):
-    """[(path, split, class)] of all files of a dataset; in a folder without splits these are "".
+    """[(path, split, class)] of all files of a dataset; in a folder that is none the splits are "".
 
     The class is None for a file in no class, and for all where a folder without splits does not hold two classes.
     """
     if not os.path.isdir(folder):
         raise DatasetError(f"there is no folder {folder}", "--check takes a dataset, or any folder of photos")
-    roots = split_folders(folder) or {"": [folder]}
-    rows = [(path, split, name) for split, folders in roots.items() for root in folders
+    splits = split_folders(folder)
+    if "train" not in splits and len(splits) < 2:
+        rows = [(path, "", name) for path, name in labelled(folder, ignored)]
+        known = len({name for *_, name in rows if name}) == 2
+        return [(path, split, name if known else None) for path, split, name in rows]
+    rows = [(path, split, name) for split, folders in splits.items() for root in folders
             for path, name in labelled(root, ignored)]
-    if "" in roots and len({name for *_, name in rows if name}) != 2:
-        return [(path, "", None) for path, *_ in rows]
-    return rows
+    known = set(itertools.chain(*splits.values()))
+    others = [entry for entry in sorted(Path(folder).iterdir()) if entry.is_dir() and entry not in known]
+    return rows + [(path, "", None) for entry in others for path in list_photos(entry, ignored=ignored)]
 
 
 def check_dataset(folder, size, console, answer=None, classes=None):
@@ -926,13 +961,14 @@ def check_dataset(folder, size, console, answer=None, classes=None):
     every = survey(folder, ignored)
     rows = [row for row in every if row[2]] or every
     names = sorted({name for *_, name in rows if name})
-    if not rows:
-        raise DatasetError(f"{folder} holds no photos")
-    if answer and names != list(classes):
-        raise DatasetError(f"{folder} holds {', '.join(names) or 'no classes'} instead of {', '.join(classes)}")
-    looks = look_at_all(rows, size, console, answer)
+    if answer and names and names != list(classes):
+        raise DatasetError(f"{folder} holds {', '.join(names)} instead of {', '.join(classes)}", "Leave out --weights")
+    looks = look_at_all(rows, size, console, answer if names else None)
     good = [look for look in looks if not look.error]
-    findings = [*photo_faults(looks), *twins(good), *(doubts(good, classes) if answer else ())]
+    if not good:
+        example = f", such as {looks[0].path}: {looks[0].error}" if looks else ""
+        raise DatasetError(f"{folder} holds no photos that can be read{example}")
+    findings = [*photo_faults(looks), *twins(good), *(doubts(good, classes) if answer and names else ())]
     if names:
         findings += part_faults(folder, looks)
         findings += (Finding("stray", (path,), "") for path, _, name in every if not name)
@@ -948,9 +984,10 @@ def report_of(folder, files, ignored, good, findings):
     formats, modes = (dict(collections.Counter(getattr(look, name) for look in good).most_common())
                       for name in ("format", "mode"))
     sizes = sorted((look.size for look in good), key=math.prod)
-    spread = [sizes[place] for place in (0, len(sizes) // 2, -1)] if sizes else []
+    asked = sum(not math.isnan(look.share) for look in good)
+    agreed = 1 - sum(finding.kind == "label" for finding in findings) / asked if asked else None
     return Report(folder, files, ignored, {part: dict(classes) for part, classes in counts.items()}, formats, modes,
-                  spread, findings)
+                  [sizes[place] for place in (0, len(sizes) // 2, -1)], agreed, findings)
 
 
 def look_at_all(rows, size, console, answer):
@@ -982,11 +1019,12 @@ def part_faults(folder, looks):
         parts.setdefault(look.split, {}).setdefault(look.label, [0, 0])[bool(look.error)] += 1
     for split in () if "" in parts else [part for part in SPLITS[:2] if part not in parts]:
         yield Finding("layout", (os.path.join(folder, split),), "is missing or empty")
-    expected = {name for classes in parts.values() for name in classes}
+    expected = next((set(classes) for classes in parts.values() if len(classes) == 2), set())  # those of train, mostly
     for split, classes in parts.items():
         (good, lost), where = zip(*classes.values(), strict=True), (os.path.join(folder, split),)
-        if len(classes) != 2 or set(classes) != expected:
-            yield Finding("layout", where, f"two classes are needed, here are {', '.join(classes)}")
+        if set(classes) != expected:
+            instead = ", ".join(sorted(expected)) or "two classes"
+            yield Finding("layout", where, f"holds {', '.join(classes)} instead of {instead}")
         if not all(good):
             yield Finding("layout", where, "no photo of a class can be read")
         elif max(good) > 2 * min(good):
@@ -1006,7 +1044,7 @@ def photo_faults(looks):
             "misnamed": look.format if endings.get(os.path.splitext(look.path)[1].lower()) != look.format else "",
             "mode": look.mode if look.mode != "RGB" else "",
             "tiny": f"{look.size[0]} x {look.size[1]}" if min(look.size) < TINY else "",
-            "uniform": "its miniature is even" if look.thumb.std() <= UNIFORM else "",
+            "uniform": "nearly one colour" if look.thumb.std() <= UNIFORM else "",
         }
         yield from (Finding(kind, (look.path,), detail) for kind, detail in found.items() if detail)
 
@@ -1051,41 +1089,35 @@ def parse_split(text):
     return split
 
 
-def find_sources(source):
-    """The photos of a folder by class, in numeric order: cat.0.jpg, dog.17.jpg, ..., or else one folder per class."""
-    if not os.path.isdir(source):
-        raise DatasetError(f"there is no folder {source}", "--prepare takes the folder that holds your photos")
-    found = by_class(labelled(source, collections.Counter()))
-    for name in SPLIT_FOLDERS & set(found):
-        raise DatasetError(f"{source} holds {name}, which is no class", "Name the folder with the photos: SOURCE/train")
-    layouts = "--prepare takes a folder of cat.0.jpg, dog.0.jpg, ... or one with a folder per class, Cat/ and Dog/"
-    check_classes(source, found, layouts)
-    return found
-
-
 def plan_dataset(sources, digests, split):
     """Who goes where: {relative target path: source path}, and who goes nowhere: [(source path, reason)].
 
-    `sources` is {class: [paths]}; `digests` yields for each class, in the same order, (path, digest of its photo or
-    PhotoError). Train is filled first, then validation, then test, each class in its order; what cannot be read is
-    skipped, and so is a photo that an earlier part holds; the next one takes its place. Raises DatasetError.
+    `sources` is {class: [paths]}; `digests` holds for each class, in the same order, (path, digest of its photo or
+    PhotoError): a list for shares, which are those of the photos that can be read, any iterable for numbers. Train is
+    filled first, then validation, then test, each class in its order; what cannot be read is skipped, and so is a photo
+    that another folder holds already; the next one takes its place. Raises DatasetError.
     """
-    plan, skipped, owners = {}, [], {}
+    plan, skipped, owners, shares = {}, [], {}, isinstance(split[0], float)
+    counts = {name: sum(not isinstance(digest, PhotoError) for _, digest in digests[name]) if shares else len(photos)
+              for name, photos in sources.items()}
+    digests = {name: iter(pairs) for name, pairs in digests.items()}
     for place, part in enumerate(SPLITS):
         for name, photos in sources.items():
-            wanted = wanted_of(len(photos), split, place)
-            took = take(wanted, digests[name], part, owners, skipped)
-            if len(took) < wanted and not isinstance(split[0], float):  # of shares the last one gets what is left
+            wanted = wanted_of(counts[name], split, place)
+            took = take(wanted, digests[name], Path(part, name), owners, skipped)
+            why = f"{len(skipped)} were skipped, {os.path.basename(skipped[0][0])} for one" if skipped else "Add photos"
+            if len(took) < wanted and not shares:  # of shares the last one gets what is left
                 left = f"of {len(photos)} in all only {len(took)} are left"
-                why = f"{len(skipped)} were skipped, {skipped[0][0]} for one: {skipped[0][1]}" if skipped else ""
                 raise DatasetError(f"--split needs {wanted} photos of {name} for {part}, but {left}", why)
             if not took and part != "test":
-                raise DatasetError(f"--split leaves no {name} of {len(photos)} for {part}", "Add photos")
-            for path in took:
-                target = Path(part, name, os.path.basename(path))
+                raise DatasetError(f"--split leaves no {name} of {len(photos)} for {part}", why)
+            for path, target in took:
                 if target in plan:
                     raise DatasetError(f"{plan[target]} and {path} would both become {target}", "Rename one of them")
                 plan[target] = path
+    if shares:  # all that can be read is placed, or left on purpose
+        skipped += [(path, str(digest)) for pairs in digests.values() for path, digest in pairs
+                    if isinstance(digest, PhotoError)]
     return plan, skipped
 
 
@@ -1097,67 +1129,110 @@ def wanted_of(count, split, place):
     return end - start
 
 
-def take(wanted, digests, part, owners, skipped):
-    """The next photos for one part, as paths; notes in `owners` who has what, {digest: (path, part)}."""
+def take(wanted, digests, folder, owners, skipped):
+    """The next photos for SPLIT/CLASS, [(path, target)]; notes in `owners` who has what, {digest: target}."""
     took = []
     while len(took) < wanted and (following := next(digests, None)):
-        path, digest = following
-        first, owner = (None, None) if isinstance(digest, PhotoError) else owners.setdefault(digest, (path, part))
-        if owner == part:
-            took.append(path)
+        (path, digest), unreadable = following, isinstance(following[1], PhotoError)
+        target = folder / os.path.basename(path)
+        owner = target if unreadable else owners.setdefault(digest, target)
+        if unreadable or owner.parent != folder:
+            skipped.append((path, str(digest) if unreadable else f"the same photo as {owner}"))
         else:
-            skipped.append((path, f"the same photo as {os.path.basename(first)} in {owner}" if first else str(digest)))
+            took.append((path, target))
     return took
 
 
-def check_target(plan, source, dataset):
-    """Raise DatasetError unless the dataset folder is new, or a part of just this plan."""
-    dataset, fix = Path(dataset), "Name a new folder: --dataset NEW"
+def check_target(plan, source, opening, dataset):
+    """Raise DatasetError unless the dataset folder is new, or a part of just this plan, and not in the source."""
+    dataset = Path(dataset)
     for folder in (dataset, *{dataset / target.parent for target in plan}):  # any of which may be a link
         if folder.resolve().is_relative_to(Path(source).resolve()):
-            raise DatasetError(f"{folder} lies inside {source}, which is never changed", fix)
-    if dataset.exists() and not dataset.is_dir():
-        raise DatasetError(f"{dataset} is a file", fix)
+            raise DatasetError(f"{folder} lies inside {source}, which is never changed", NEW)
     for folder, _, names in os.walk(dataset):
         for name in names:
             path = Path(folder, name)
-            source_path = plan.get(path.relative_to(dataset)) or plan.get(path.relative_to(dataset).with_suffix(""))
-            unfinished = path.suffix == ".part" and source_path
-            if not (unfinished or source_path and filecmp.cmp(path, source_path, shallow=False)):
-                raise DatasetError(f"{dataset} already holds other files, {path} for one", fix)
+            inside = path.relative_to(dataset)
+            unfinished = path.suffix == ".part" and inside.with_suffix("") in plan
+            if not (unfinished or inside in plan and same(path, opening, plan[inside])):
+                raise DatasetError(f"{dataset} already holds other files, {path} for one", NEW)
 
 
-def check_room(folder, needed):
-    """Raise WriteError unless so many bytes are free where a folder is, or is going to be."""
-    present = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
-    free = shutil.disk_usage(present).free
-    if free < needed:
-        problem = f"{folder} needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free"
-        raise WriteError(problem, "Make room, or name another folder with --dataset")
+def same(path, opening, source):
+    """Whether a file holds the bytes of a source."""
+    with opening(source, MAX_BYTES) as original, open_regular(path) as copy:
+        return original.read() == copy.read()
+
+
+def check_room(needs):
+    """Raise WriteError unless folders can be written, where they are or are going to be: {folder: bytes}."""
+    disks = collections.Counter()
+    for folder, needed in needs.items():
+        present = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+        if not (present.is_dir() and os.access(present, os.W_OK)):
+            raise WriteError(f"{folder} cannot be written: {present} takes no new files", NEW)
+        disks[os.stat(present).st_dev] += needed
+        free, needed = shutil.disk_usage(present).free, disks[os.stat(present).st_dev]
+        if free < needed:
+            raise WriteError(f"{folder} needs {needed / 1e6:.1f} MB, but only {free / 1e6:.1f} MB are free",
+                             "Make room, or name another folder with --dataset")
+
+
+def check_new(dataset):
+    """Raise DatasetError when a dataset folder cannot be a new one, nor a part of one: before hours of work."""
+    dataset = Path(dataset)
+    if os.path.lexists(dataset) and (not dataset.is_dir() or set(os.listdir(dataset)) - set(SPLITS)):
+        raise DatasetError(f"{dataset} already holds other files", NEW)
 
 
 def prepare_dataset(source, dataset, split, console):
     """Copy the photos of a folder into DATASET/{train,validation,test}/{cat,dog}; the source is never changed.
 
-    Returns how many are in each split, how many of them were not there yet ("copied"), and what was skipped, as {path
-    in the source: reason}, see `plan_dataset`. Each file appears under its name only when it is whole, so that an
-    interrupted run is completed by the same command. Raises DatasetError, WriteError.
+    Returns what `fill_dataset` does. Raises DatasetError, WriteError.
     """
-    sources = find_sources(source)
-    digests = {}
+    if not os.path.isdir(source):
+        raise DatasetError(f"there is no folder {source}", "--prepare takes the folder that holds your photos")
+    result = fill_dataset(source, labelled(source, collections.Counter()), open_regular, dataset, split, console)
+    return {**result, "skipped": {os.path.relpath(path, source): why for path, why in result["skipped"].items()}}
+
+
+def fill_dataset(source, rows, opening, dataset, split, console):
+    """Copy photos, [(path, class)], into a dataset; `opening(path, limit)` opens one to be read.
+
+    Returns how many are in each split, how many of them were not there yet ("copied"), and what was skipped, {path:
+    reason}, see `plan_dataset`. Each file appears under its name only when it is whole, so that an interrupted run is
+    completed by the same command. Raises DatasetError, WriteError.
+    """
+    check_new(dataset)
+    sources, digests = by_class(rows), {}
+    check_sources(source, sources)
     for name, photos in sources.items():
-        reads = read_photos(photos, SIDE, digest_of_photo)
-        total = len(photos) if isinstance(split[0], float) else min(sum(split), len(photos))
-        digests[name] = console.watch(f"looking at {printable(name)}", reads, total)
+        shares = isinstance(split[0], float)
+        reads = read_photos(photos, SIDE, functools.partial(digest_of_photo, opening=opening))
+        watched = console.watch(f"looking at {printable(name)}", reads, len(photos) if shares else sum(split))
+        digests[name] = list(watched) if shares else watched
     plan, skipped = plan_dataset(sources, digests, split)
     console.clear()
-    check_target(plan, source, dataset)
+    check_target(plan, source, opening, dataset)
     missing = {target: photo for target, photo in plan.items() if not Path(dataset, target).exists()}
-    check_room(dataset, sum(os.path.getsize(photo) for photo in missing.values()))
+    check_room({dataset: sum(size_of(Path(photo)) for photo in missing.values())})  # of an archive that is known before
     for target, photo in console.watch("copying", missing.items(), len(missing)):
-        copy_whole(functools.partial(open_regular, photo), Path(dataset, target))
-    counts = {part: sum(target.parts[0] == part for target in plan) for part in SPLITS}
-    return {**counts, "copied": len(missing), "skipped": {os.path.relpath(path, source): why for path, why in skipped}}
+        copy_whole(functools.partial(opening, photo, MAX_BYTES), Path(dataset, target))
+    return {**{part: sum(target.parts[0] == part for target in plan) for part in SPLITS}, "copied": len(missing),
+            "skipped": dict(skipped) | {path: "in no class" for path, name in rows if not name}}
+
+
+def check_sources(source, classes):
+    """Raise DatasetError unless {class: [paths]} is what a dataset can be made of."""
+    for name in SPLIT_FOLDERS & set(classes):
+        raise DatasetError(f"{source} holds {name}, which is no class", "Name the folder with the photos: SOURCE/train")
+    check_classes(source, classes, "Needed are cat.0.jpg, dog.0.jpg, ... or one folder per class, Cat/ and Dog/")
+
+
+def digest_of_photo(path, size, opening):
+    """The digest of the pixels of a photo; equal photos have equal ones. Raises PhotoError."""
+    with opened(path, opening) as (image, file):
+        return fingerprint(small(image, file, size, exact=True))[0]
 
 
 def copy_whole(reading, target):
@@ -1169,40 +1244,81 @@ def copy_whole(reading, target):
             shutil.copyfileobj(original, copy)
         os.replace(part, target)
     except OSError as error:
-        fix = "Make room if it is full; the same command goes on from there"
+        fix = "Make room; the same command goes on from there" if error.errno in FULL else ""
         raise WriteError(f"cannot copy to {target}: {reason(error)}", fix) from None
 
 
 def download_dataset(url, sha256, dataset, split, console):
-    """Download an archive of photos and make a dataset of it; returns what `prepare_dataset` does.
+    """Download an archive of photos and make a dataset of it; returns what `fill_dataset` does.
 
-    The archive stays in the cache, so that a second run need not fetch it again. Raises DatasetError, WriteError.
+    The photos are read right out of the archive: none of its paths is ever used as one. It stays in the cache, so that
+    a second run need not fetch it again. Raises UsageError, DatasetError, WriteError.
     """
-    dataset = Path(dataset)
-    if dataset.exists() and (not dataset.is_dir() or set(os.listdir(dataset)) - set(SPLITS)):
-        raise DatasetError(f"{dataset} already holds other files", "Name a new folder: --dataset NEW")
+    import zipfile
+
+    check_new(dataset)
     archive = fetch(url, dataset, console)
     verify(archive, url, sha256, console)
-    unpacked = dataset.absolute().with_name(f".{dataset.name}.unpacked")
     try:
-        shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was killed
-        unpack(archive, unpacked, console)
-        return prepare_dataset(unpacked, dataset, split, console)
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
+        zipped = zipfile.ZipFile(archive)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise DatasetError(f"{url} is no zip archive that can be read: {error}", discard(archive)) from None
+    with zipped:
+        members = zipped.infolist()
+        check_room({dataset: sum(min(member.file_size, MAX_BYTES) for member in members)})
+        rows, opening = members_of(url, members), functools.partial(open_member, zipped, url, archive)
+        return fill_dataset(url, rows, opening, dataset, split, console)
+
+
+def open_member(zipped, url, archive, name, limit):
+    """Open a photo of an archive. Raises OSError for one above `limit` bytes, DatasetError for a damaged archive."""
+    import zipfile
+
+    if zipped.getinfo(name).file_size > limit:
+        raise OSError(errno.EFBIG, f"more than {limit / 1e6:.0f} MB", name)
+    broken = [zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError]
+    broken = tuple(broken + [zipfile.lzma.LZMAError] if zipfile.lzma else broken)
+    try:
+        return io.BytesIO(zipped.read(name))
+    except broken as error:
+        raise DatasetError(f"{url} is damaged at {name}: {error}", discard(archive)) from None
+
+
+def members_of(url, members):
+    """The photos among the members of an archive as [(path, class)], see `assigned`.
+
+    Raises DatasetError when a path would leave the folder that it is unpacked into: who does that is not to be trusted.
+    """
+    endings, parts = Image.registered_extensions(), {}  # what ends otherwise is a licence, or the like
+    for member in members:
+        folders = PurePosixPath(member.filename.replace("\\", "/")).parts
+        if ".." in folders or folders[:1] == ("/",) or re.match("[A-Za-z]:", member.filename):
+            raise DatasetError(f"{url} holds a path that leaves its folder: {member.filename}", "Nothing was unpacked")
+        hidden = any(map(is_system_file, folders))
+        if not (member.is_dir() or hidden) and os.path.splitext(folders[-1])[1].lower() in endings:
+            parts[member.filename] = folders
+    root = len(os.path.commonprefix([folders[:-1] for folders in parts.values()]))  # of folders around all photos
+    files = [(name, parts[name][root] if len(parts[name]) > root + 1 else "", parts[name][-1])
+             for name in natural_order(parts)]
+    return assigned(files)
 
 
 def fetch(url, dataset, console):
     """The path of an archive on this machine, downloaded once. A cut connection is taken up where it broke off."""
     import urllib.request  # which takes longer to import than -h may take
 
-    scheme, _, path, *_ = urllib.parse.urlsplit(url)
-    if scheme == "file":
+    try:
+        scheme, host, path, *_ = urllib.parse.urlsplit(url)
+    except ValueError:
+        scheme = host = path = ""
+    if scheme == "file" and not host:
         return Path(urllib.request.url2pathname(path))
     if scheme not in ("http", "https"):
-        raise UsageError(f"--download-url {url} must begin with https://, http:// or file://")
+        raise UsageError(f"--download-url {url} must begin with https://, http:// or file:///")
     archive, before = cache_folder() / cache_name(url, ".zip"), -1
     part = archive.with_name(archive.name + ".part")
+    if archive.exists():
+        console.say(f"Using the archive that was kept in {cache_folder()} (--clear-cache removes it).")
     while not archive.exists():
         done = size_of(part)
         if done <= before:
@@ -1210,6 +1326,7 @@ def fetch(url, dataset, console):
         before = done
         if receive(url, part, dataset, console):
             os.replace(part, archive)
+            console.say(f"The archive stays in {cache_folder()} (--clear-cache removes it).")
     return archive
 
 
@@ -1225,23 +1342,21 @@ def receive(url, part, dataset, console):
 
     before = size_of(part)
     headers = {"User-Agent": "CatDogClassifier"} | ({"Range": f"bytes={before}-"} if before else {})
+    check_room({part.parent: 0, dataset: 0})
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-            done = before if answer.status == 206 else 0  # or else the server begins at the beginning
-            total = done + int(answer.headers.get("Content-Length") or 0)
-            check_room(part.parent, total - done)
-            check_room(dataset, 2.2 * total)  # the photos unpacked, and the dataset
-            console.say(f"Downloading {printable(url)}, {total / 1e6:.1f} MB (Ctrl-C stops; the same command goes on)")
-            with open(part, "r+b" if done else "wb") as file:
-                file.seek(done)
-                for chunk in console.watch("downloading", iter(functools.partial(answer.read, CHUNK), b""),
-                                           math.ceil((total - done) / CHUNK)):
-                    file.write(chunk)
+            start, total = extent(answer)
+            if start not in (0, before):
+                raise ValueError("the server sent another part than it was asked for")
+            check_room({part.parent: total - start, dataset: 1.1 * total})
+            going = "Going on with" if start else "Downloading"
+            console.say(f"{going} {printable(url)}: {start / 1e6:.1f} of {total / 1e6:.1f} MB are there")
+            append(part, start, total, answer, console)
         return size_of(part) >= total
     except urllib.error.HTTPError as error:
-        if error.code == 416 and before:  # there is nothing more to send
-            return True
+        if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{before}":
+            return True  # there is nothing more to send
         raise DatasetError(f"cannot download {url}: {error.code} {error.reason}", BY_HAND) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         if getattr(error, "errno", None) in FULL:
@@ -1250,7 +1365,29 @@ def receive(url, part, dataset, console):
             return False
         why = getattr(error, "reason", error)
         why = reason(why) if isinstance(why, OSError) else why
-        raise DatasetError(f"cannot download {url}: {why}", AGAIN if before else BY_HAND) from None
+        raise DatasetError(f"cannot download {url}: {str(why)[:200]}", AGAIN if before else BY_HAND) from None
+
+
+def extent(answer):
+    """Where in its file an HTTP answer begins, and the size of that file in bytes, 0 if unknown. Raises ValueError."""
+    if answer.status != 206:  # the server begins at the beginning
+        return 0, max(0, int(answer.headers.get("Content-Length") or 0))
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
+    if not found:
+        raise ValueError("the server does not say which part it sends")
+    return int(found[1]), int(found[2])
+
+
+def append(part, start, total, answer, console):
+    """Write what an HTTP answer holds into a file from a place on, with a bar. Raises OSError, HTTPException."""
+    done, started = start, time.monotonic()
+    with open(part, "r+b" if start else "wb") as file:
+        file.seek(start)
+        while chunk := answer.read1(CHUNK):
+            file.write(chunk)
+            done += len(chunk)
+            console.bar("downloading", done, total, started, f"{done / 1e6:.1f} of {total / 1e6:.1f} MB", start)
+    console.clear()
 
 
 def verify(archive, url, sha256, console):
@@ -1258,54 +1395,23 @@ def verify(archive, url, sha256, console):
     try:
         with open_regular(archive) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DatasetError(f"cannot read {archive}: {reason(error)}", BY_HAND) from None
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else error
+        raise DatasetError(f"cannot read {archive}: {why}", BY_HAND) from None
     if sha256 and found != sha256.lower():
         discard(archive)
         raise DatasetError(f"{url} is not what --download-sha256 says: it has {found}", "Nothing was unpacked")
     if not sha256 and found != ARCHIVE_SHA256:
-        console.warn(f"{printable(url)} is another archive than expected (SHA-256 {found}): going on with it")
+        tell = console.warn if url == ARCHIVE_URL else console.say
+        tell(f"Not the archive that is known: its SHA-256 is {found} (--download-sha256 insists on one). Going on.")
 
 
 def discard(archive):
-    """Remove an archive that is of no use, but only from our cache, so that it is downloaded anew."""
-    if archive.parent == cache_folder():
-        archive.unlink(missing_ok=True)
-
-
-def unpack(archive, folder, console):
-    """Unpack the photos of a zip archive into a new folder, see `plan_unpacking`. Raises DatasetError, WriteError."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(archive) as zipped:
-            members = plan_unpacking(archive, zipped.infolist())
-            check_room(folder, 2 * sum(member.file_size for member in members.values()))
-            for target, member in console.watch("unpacking", members.items(), len(members)):
-                copy_whole(functools.partial(zipped.open, member), folder / target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
-        discard(archive)
-        raise DatasetError(f"{archive} is no zip archive that can be read: {error}", AGAIN) from None
-
-
-def plan_unpacking(archive, members):
-    """{path: ZipInfo} of the photos among the members: their names, and the one folder above, if it is their class.
-
-    Raises DatasetError when a path would leave the folder that it is unpacked into, or two would become one.
-    """
-    plan, endings = {}, Image.registered_extensions()  # others are licences and the like
-    for member in members:
-        name = member.filename.replace("\\", "/")
-        *folders, last = PurePosixPath(name).parts or ("",)
-        if name.startswith("/") or ".." in folders or last == ".." or re.match("[A-Za-z]:", name):
-            raise DatasetError(f"{archive} holds a path that leaves its folder: {name}", "Nothing was unpacked")
-        if member.is_dir() or is_system_file(last) or os.path.splitext(last)[1].lower() not in endings:
-            continue
-        target = Path(last) if NUMBERED.fullmatch(last) else Path(*folders[-1:], last)
-        if target in plan:
-            raise DatasetError(f"{archive} holds {target} twice", "Nothing was unpacked")
-        plan[target] = member
-    return plan
+    """Remove an archive that is of no use, but only from our cache; returns what to do next."""
+    if archive.parent != cache_folder():
+        return "Get it anew"
+    archive.unlink(missing_ok=True)
+    return AGAIN
 
 
 # ======================================================================================================================
@@ -1856,7 +1962,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # told apart by the colour
 def pack_figure(figure):
     """A Figure as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata={"Software": PROGRAM})
     return buffer.getvalue()
 
 
@@ -1891,13 +1997,14 @@ def draw_findings(cases, columns=4):
     """
     from matplotlib.figure import Figure
 
+    warnings.filterwarnings("ignore", "Glyph")  # names may be in any script, its font is not
     rows = math.ceil(len(cases) / columns)
     figure = Figure(figsize=(3.8 * columns, 2.4 * rows), dpi=100, layout="constrained")
     for part, (title, grave, photos) in zip(figure.subfigures(rows, columns, squeeze=False).flat, cases, strict=False):
-        part.suptitle(title, fontsize=9, color=ORANGE if grave else "black")
+        part.suptitle(title, fontsize=9, color=ORANGE if grave else "black", parse_math=False)
         for axes, (caption, photo) in zip(part.subplots(1, len(photos), squeeze=False).flat, photos, strict=True):
             axes.set_axis_off()
-            axes.set_title(caption, fontsize=7, parse_math=False)
+            axes.set_title(printable(caption), fontsize=7, parse_math=False)
             axes.imshow(photo)
     return figure
 
@@ -2270,9 +2377,10 @@ class CatDogClassifier:
         parts = {"train": self.training, "validation": self.validation} | ({"test": self.test} if self.test else {})
         self.copies = copies_between({part: photos for part, (photos, _) in parts.items()})
         if self.copies:
-            self.console.warn(copies_line(self.copies) + f" Which: --check {printable(directory)}")
+            command = f"python CatDogClassifier.py --check {shlex.quote(printable(directory))}"
+            self.console.warn(f"{copies_line(self.copies)} Which: {command}")
         else:
-            self.console.say("No photo of one part is in another one as well.")
+            self.console.say("Looked for copies between train, validation and test: none found.")
 
     def _set_up(self, validation):
         """The Training to run: of an unfinished one, of the net as it stands, or of a new one."""
@@ -2410,7 +2518,7 @@ class CatDogClassifier:
         self._keep_previous(Path(self.settings.weights))
         versions = {name: metadata.version(name) for name in ("keras", "numpy")}
         self.facts = {
-            "program": f"CatDogClassifier {__version__}", "rung": self.rung, "classes": list(self.classes),
+            "program": PROGRAM, "rung": self.rung, "classes": list(self.classes),
             "image_size": self.size, "drawings": self.drawings, "versions": versions, "run": self._run,
             "summary": self.summary,
         }
@@ -2476,7 +2584,7 @@ class CatDogClassifier:
     def _open_litert(self):
         """The weights file on LiteRT; None where that fails. Converted once, a cache keeps it as long as they match."""
         weights = self.settings.weights
-        name, state = cache_name(weights, ".litert"), digest_of(weights)
+        name, state = cache_name(os.path.abspath(weights), ".litert"), digest_of(weights)
         found = read_cache(name, state)
         if not found and state and can_write_cache():
             source = CatDogClassifier(**asdict(self.settings))
@@ -2525,7 +2633,7 @@ class CatDogClassifier:
         return check_dataset(directory or self.settings.dataset, self.size if labels else SIDE, self.console, answer,
                              self.classes)
 
-    def showCheck(self, report, most=16):
+    def showCheck(self, report, most=PICTURED):
         """The Figure of a Report: photos that are there twice, doubtful labels, some of each; None without any."""
         kinds, cases = ("leak", "contradiction", "label", "copies"), []
         for finding in itertools.chain(*(report.groups().get(kind, [])[:most] for kind in kinds)):
@@ -2603,14 +2711,14 @@ def build_parser():
     actions = group.add_mutually_exclusive_group()
     actions.add_argument("-f", "--file", nargs="+", metavar="IMAGE", help="classify photos")
     actions.add_argument("-d", "--directory", metavar="DIR", help="classify all photos of a folder and its subfolders")
-    actions.add_argument("--prepare", metavar="SOURCE", help="copy photos into a new dataset; needs --dataset NEW")
     actions.add_argument("--download", action="store_true",
                          help="make a dataset of Microsoft's 25,000 photos of cats and dogs; needs --dataset NEW")
+    actions.add_argument("--prepare", metavar="SOURCE", help="copy photos into a new dataset; needs --dataset NEW")
     actions.add_argument("--check", nargs="?", const="", metavar="DIR",
                          help="report what is wrong with a dataset, or any folder of photos: broken, odd or double "
                          "photos; with --weights, wrong labels too")
     actions.add_argument("--clear-cache", action="store_true",
-                         help="remove the decoded photos and converted weights that are kept in "
+                         help="remove decoded photos, downloaded archives and converted weights, which are kept in "
                          + str(cache_folder()).replace("%", "%%"))
     actions.add_argument("--version", action="store_true", help="print the versions of the program and its libraries")
     actions.add_argument("-h", "--help", action="help", help="print this help")
@@ -2769,7 +2877,7 @@ def prepare(classifier, arguments):
     console, dataset = classifier.console, classifier.settings.dataset
     split = parse_split(arguments.split or SPLIT)
     if "dataset" not in arguments:
-        raise UsageError("it is not clear where the photos shall go", "Name a new folder: --dataset NEW")
+        raise UsageError("it is not clear where the photos shall go", NEW)
     if arguments.download:
         url, sha256 = arguments.download_url or ARCHIVE_URL, arguments.download_sha256
         result = download_dataset(url, sha256, dataset, split, console)
@@ -2783,13 +2891,18 @@ def prepare(classifier, arguments):
     print(f"{printable(dataset)}: " + ", ".join(f"{result[part]} {part}" for part in SPLITS) + " photos"
           + (f"; {len(result['skipped'])} skipped" if result["skipped"] else "")
           + ("" if result["copied"] else "; all were there already"))
-    console.say(f"Train on them with: python CatDogClassifier.py --dataset {printable(dataset)}")
+    console.say(f"Train on them with: python CatDogClassifier.py --dataset {shlex.quote(printable(dataset))}")
     return 0
 
 
 def check(classifier, arguments):
     """--check: the doctor's report; exit code 1 when a score on this dataset would not mean what it says."""
     report = classifier.check(arguments.check, labels="weights" in arguments)
+    if "weights" in arguments and report.agreed is None:
+        classifier.console.warn("There are no labels here that a net could contradict.")
+    elif report.agreed is not None and report.agreed < RELIABLE:
+        share = percent(report.agreed)
+        classifier.console.warn(f"This net agrees with {share} of the labels only: what it contradicts means little.")
     picture = save_check(classifier, report)
     if arguments.style == "json":
         for finding in report.findings:
@@ -2812,13 +2925,23 @@ def save_check(classifier, report):
     folder, figure = Path(report.folder).resolve(), classifier.showCheck(report)
     if not figure:
         return None
-    path = os.path.join(tempfile.gettempdir() if Path.cwd().is_relative_to(folder) else "", folder.name + CHECK)
+    where = tempfile.mkdtemp(prefix="catdog-") if Path.cwd().is_relative_to(folder) else ""
+    path = os.path.join(where, folder.name + CHECK)
     try:
+        if Path(path).resolve().is_relative_to(folder) or os.path.lexists(path) and not is_ours(path):
+            raise WriteError(f"{path} is not to be replaced", "Run it in another folder")
         write_whole(path, pack_figure(figure))
         return path
     except WriteError as error:
         classifier.console.warn(f"There is no picture: {error}")
         return None
+
+
+def is_ours(path):
+    """Whether a file is a picture that this program has drawn."""
+    with contextlib.suppress(PhotoError), opened(path) as (image, _):
+        return image.info.get("Software") == PROGRAM
+    return False
 
 
 def print_report(report, picture):
@@ -2827,11 +2950,11 @@ def print_report(report, picture):
     print(", ".join([f"{printable(report.folder)}: {report.files} file{'s' * (report.files != 1)}", *ignored]))
     for part, classes in report.counts.items():
         print(f"{part:<12} " + ", ".join(f"{count} {printable(name)}" for name, count in classes.items()))
-    if report.counts:
-        sizes = ", ".join(f"{name} {width} x {height}" for name, (width, height) in
-                          zip(("smallest", "median", "largest"), report.pixels, strict=True))
-        print(f"pixels       {sizes}")
-        print(f"formats      {tally(collections.Counter(report.formats))}; {tally(collections.Counter(report.modes))}")
+    sizes = zip(("smallest", "median", "largest"), report.pixels, strict=True)
+    print("pixels       " + ", ".join(f"{name} {width} x {height}" for name, (width, height) in sizes))
+    print(f"formats      {tally(collections.Counter(report.formats))}; {tally(collections.Counter(report.modes))}")
+    if report.agreed is not None:
+        print(f"net          agrees with {percent(report.agreed)} of the labels")
     for kind, findings in report.groups().items():
         meaning, _, most = FINDINGS[kind]
         print(f"\n{kind} ({len(findings)}): {meaning}")
@@ -2840,10 +2963,13 @@ def print_report(report, picture):
         if len(findings) > most:
             print(f"  ... and {len(findings) - most} more: --json names all")
     grave = [kind for kind in report.groups() if FINDINGS[kind][1]]
-    verdict = f"scores would be dishonest: {', '.join(grave)}" if grave else "nothing that would make scores dishonest"
+    if "photos" in report.counts.get("all", {}):
+        verdict = "photos without labels: nothing to train on, or to score"
+    else:
+        verdict = f"scores mean nothing until this is mended: {', '.join(grave)}" if grave else "nothing grave found"
     print(f"\nverdict      {verdict}")
     if picture:
-        print(f"picture      {printable(picture)}")
+        print(f"picture      {printable(picture)}, of each kind the first {PICTURED}")
 
 
 def empty_cache(classifier, arguments):
@@ -2879,8 +3005,10 @@ def run(arguments):
         raise UsageError(f"it is not clear what to do with {arguments.paths[0]}", "Say -f for photos, -d for a folder")
     if arguments.split and asked != [prepare]:
         raise UsageError("--split goes with --prepare SOURCE or --download")
-    if (arguments.download_url or arguments.download_sha256) and not arguments.download:
+    if not arguments.download and (arguments.download_url, arguments.download_sha256) != (None, None):
         raise UsageError("--download-url and --download-sha256 go with --download")
+    if arguments.download_sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", arguments.download_sha256):
+        raise UsageError("--download-sha256 must be 64 digits of 0-9 and a-f")
     if arguments.style == "csv" and asked not in ([classify_files], [classify_folder]):
         raise UsageError("--csv goes with -f and -d", "A training writes its history as CSV by itself")
     given = {setting.name for setting in fields(Settings)} & set(vars(arguments))

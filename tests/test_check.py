@@ -104,7 +104,7 @@ def saved(image, kind="PNG"):
     ("x.png", saved(scene(99).convert("RGBA")), "mode", "RGBA"),
     ("x.jpg", saved(scene(99).convert("CMYK"), "JPEG"), "mode", "CMYK"),
     ("x.png", saved(scene(99).resize((63, 200))), "tiny", "63 x 200"),
-    ("x.png", saved(Image.new("RGB", (90, 90), (9, 80, 9))), "uniform", "its miniature is even"),
+    ("x.png", saved(Image.new("RGB", (90, 90), (9, 80, 9))), "uniform", "nearly one colour"),
 ])
 def test_an_odd_photo_is_named_with_what_is_odd_and_does_not_make_scores_dishonest(data, name, make, kind, detail):
     make(data / "train/cat" / name)
@@ -112,11 +112,20 @@ def test_an_odd_photo_is_named_with_what_is_odd_and_does_not_make_scores_dishone
     assert not check(data).dishonest
 
 
-def test_a_folder_without_a_photo_that_can_be_read_is_reported_too(tmp_path):
+def test_a_folder_without_a_photo_that_can_be_read_is_refused(tmp_path):
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(b"no photo")
-    report = check(tmp_path)
-    assert (report.counts, report.pixels, [finding.kind for finding in report.findings]) == ({}, [], ["unreadable"] * 2)
+    with pytest.raises(program.DatasetError, match="no photos that can be read, such as .*a.jpg: not a photo"):
+        check(tmp_path)
+
+
+def test_only_the_part_that_differs_is_blamed(data):
+    for split, label in (("validation", "kitten"), ("test", "bird")):
+        (data / split / "cat").rename(data / split / label)
+    shutil.copytree(data / "test/bird", data / "test/cat")
+    shutil.rmtree(data / "test/cat")
+    assert found(data)["layout"] == [("validation", "holds dog, kitten instead of cat, dog"),
+                                     ("test", "holds bird, dog instead of cat, dog")]
 
 
 def test_half_a_photo_is_unreadable(data):
@@ -135,9 +144,9 @@ def test_photos_of_one_colour_are_not_taken_for_copies_of_each_other(data):
 
 @pytest.mark.parametrize(("change", "kind", "detail"), [
     (lambda data: shutil.rmtree(data / "validation"), "layout", ("validation", "is missing or empty")),
-    (lambda data: shutil.rmtree(data / "test/dog"), "layout", ("test", "two classes are needed, here are cat")),
+    (lambda data: shutil.rmtree(data / "test/dog"), "layout", ("test", "holds cat instead of cat, dog")),
     (lambda data: (data / "test/dog").rename(data / "test/cow"), "layout",
-     ("test", "two classes are needed, here are cat, cow")),
+     ("test", "holds cat, cow instead of cat, dog")),
     (lambda data: [path.write_bytes(b"") for path in (data / "test/dog").iterdir()], "layout",
      ("test", "no photo of a class can be read")),
     (lambda data: [(data / f"train/{name}").write_bytes(b"") for name in ("cat/0.png", "dog/1.png")], "lost",
@@ -189,18 +198,29 @@ def test_any_folder_of_photos_can_be_checked_for_copies(tmp_path):
 
 def test_what_looks_alike_is_what_correlates_and_nothing_else():
     rng = np.random.default_rng(0)
-    scenes = [np.asarray(scene(seed).convert("L").resize((16, 16)), float) for seed in range(400)]
-    noisy = [scenes[seed] + rng.normal(0, rng.uniform(0, 12), (16, 16)) for seed in range(200)]
-    thumbs = np.clip([*scenes, *noisy], 0, 255).astype(np.uint8)
-    truth = np.corrcoef(thumbs.reshape(600, -1))
-    expected = {(i, j) for i, j in zip(*np.nonzero(truth >= program.ALIKE), strict=True) if i < j}
-    assert len(expected) > 150
-    assert {tuple(sorted(pair)) for pair in program.alike(thumbs)} == expected
+    scenes = [np.asarray(scene(seed).convert("L").resize((32, 32)), float) for seed in range(400)]
+    noisy = [scenes[seed] + rng.normal(0, rng.uniform(0, 4), (32, 32)) for seed in range(200)]
+    mirrored = [scenes[seed][:, ::-1] for seed in range(200, 300)]
+    thumbs = np.clip([*scenes, *noisy, *mirrored], 0, 255).astype(np.uint8)
+    assert program.alike(thumbs) == {(seed, 400 + seed) for seed in range(300)}
+
+
+def framed(seed, share):
+    """A scene in a white frame, which is most of the picture."""
+    image, side = Image.new("RGB", (96, 96), "white"), int(96 * share)
+    image.paste(scene(seed).resize((side, 96)), ((96 - side) // 2, 0))
+    return image
+
+
+@pytest.mark.parametrize("share", [0.6, 0.5, 0.33])
+def test_photos_in_the_same_frame_are_not_taken_for_copies_of_each_other(share):
+    thumbs = np.stack([program.fingerprint(np.asarray(framed(seed, share)))[1] for seed in range(200)])
+    assert program.alike(thumbs) == set()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_photos_are_compared_too(count):
-    thumbs = np.repeat(np.asarray(scene(0).convert("L").resize((16, 16)))[None], count, axis=0)
+    thumbs = np.repeat(np.asarray(scene(0).convert("L").resize((32, 32)))[None], count, axis=0)
     assert len(program.connected(count, program.alike(thumbs))) == (count > 1)
 
 
@@ -225,7 +245,7 @@ def test_the_check_changes_nothing_not_even_from_inside(data, run, monkeypatch):
     monkeypatch.chdir(data)
     code, out, err = run("--check", ".")
     assert (code, err, tree(data)) == (1, "", before)
-    picture = Path(out.splitlines()[-1].removeprefix("picture      "))
+    picture = Path(out.splitlines()[-1].removeprefix("picture      ").removesuffix(", of each kind the first 16"))
     assert picture.name == "data_check.png" and Image.open(picture).format == "PNG"
     picture.unlink()
 
@@ -241,11 +261,11 @@ def test_the_report_for_people(data, run, tmp_path, monkeypatch):
         "train        6 cat, 6 dog", "validation   3 cat, 3 dog", "test         4 cat, 3 dog",
         "pixels       smallest 96 x 96, median 96 x 96, largest 96 x 96",
         "formats      PNG 25; RGB 25", "",
-        "leak (1): one photo in several of train, validation, test: scores come out too good",
+        "leak (1): one photo in several of train, validation, test, so that scores come out too good: keep one",
         f"  {data}/train/cat/0.png  {data}/test/cat/x.png  identical", "",
         "unreadable (1): cannot be read: a training leaves them out",
         f"  {data}/test/dog/y.jpg  not a photo that can be read (JPEG, PNG, GIF, BMP, WEBP)", "",
-        "verdict      scores would be dishonest: leak", "picture      data_check.png"]
+        "verdict      scores mean nothing until this is mended: leak", "picture      data_check.png, of each kind the first 16"]
 
 
 def test_the_report_for_programs(data, run, tmp_path, monkeypatch):
@@ -293,18 +313,66 @@ def test_labels_of_other_classes_cannot_be_judged(trained, data, run):
     for split in COUNTS:
         (data / split / "dog").rename(data / split / "cow")
     code, _, err = run("--check", data, "--weights", trained.settings.weights)
-    assert (code, err) == (1, f"CatDogClassifier: {data} holds cat, cow instead of cat, dog\n")
+    assert (code, err) == (1, f"CatDogClassifier: {data} holds cat, cow instead of cat, dog. Leave out --weights\n")
+
+
+def test_without_labels_there_is_a_check_all_the_same(weights, tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "holiday").mkdir()
+    scene(0).save(tmp_path / "holiday/1.png")
+    code, out, err = run("--check", "holiday", "--weights", weights)
+    assert (code, err) == (0, "There are no labels here that a net could contradict.\n")
+    assert out.endswith("verdict      photos without labels: nothing to train on, or to score\n")
+
+
+def test_a_net_that_is_mostly_wrong_is_no_judge(trained, tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wrong = {"cat": "dog", "dog": "cat"}
+    data = make_dataset(tmp_path / "data", COUNTS, relabel=lambda label, number: wrong[label] if number else label)
+    code, out, err = run("--check", data, "--weights", trained.settings.weights)
+    assert "This net agrees with 25.0 % of the labels only" in err
+    assert "net          agrees with 25.0 % of the labels" in out
+
+
+def test_a_picture_of_the_user_is_never_replaced(data, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(data / "train/cat/0.png", data / "test/cat/x.png")
+    for _ in range(2):  # its own picture it replaces
+        code, out, err = run("--check", data)
+        assert (code, err) == (1, "") and "picture      data_check.png" in out
+    scene(3).save(tmp_path / "data_check.png")
+    before = (tmp_path / "data_check.png").read_bytes()
+    code, out, err = run("--check", data)
+    assert (code, "\npicture " in out) == (1, False) and "data_check.png is not to be replaced" in err
+    assert (tmp_path / "data_check.png").read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows does not take")
+def test_names_in_any_bytes_and_script_are_reported_and_drawn(data, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("$\\frac$.png", "猫🐱\n.png", *([os.fsdecode(b"\xff.png")] if os.uname().sysname == "Linux" else [])):
+        shutil.copy(data / "train/cat/0.png", data / "test/cat" / name)
+    code, out, err = run("--check", data)
+    assert (code, err) == (1, "") and "data_check.png" in out
+    assert [json.loads(line)["finding"] for line in run("--check", data, "--json")[1].splitlines()] == ["leak", "summary"]
+
+
+def test_a_folder_called_test_does_not_make_a_dataset_of_a_holiday(tmp_path):
+    for place, name in enumerate(("beach", "Test", "zoo")):
+        (tmp_path / name).mkdir()
+        scene(place).save(tmp_path / name / "1.png")
+    assert check(tmp_path).counts == {"all": {"photos": 3}}
 
 
 def test_a_training_says_what_the_cheap_part_of_the_check_finds(dataset, tmp_path, capsys):
     quick(tmp_path, epochs=1, quiet=False).train(dataset)
-    assert "No photo of one part is in another one as well.\n" in capsys.readouterr().err
+    assert "Looked for copies between train, validation and test: none found.\n" in capsys.readouterr().err
     shutil.copy(dataset / "train/cat/cat.0.png", dataset / "test/cat/x.png")
     shutil.copy(dataset / "train/cat/cat.1.png", dataset / "validation/cat/x.png")
     classifier = quick(tmp_path, epochs=1, fresh=True, quiet=False)
     classifier.train(dataset)
     assert ("1 of the validation photos, 1 of the test photos are in an earlier part as well, or look the same: the scores "
-            f"come out too good. Which: --check {dataset}\n") in capsys.readouterr().err
+            f"come out too good. Which: python CatDogClassifier.py --check {dataset}\n") in capsys.readouterr().err
     assert classifier.summary["copies"] == {"validation": 1, "test": 1}
 
 

@@ -13,7 +13,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import CatDogClassifier as program
 from conftest import REPO, tint
@@ -54,12 +53,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.ranges and self.headers.get("Range"):
             start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
             if start >= len(content):
-                return self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                return self.end_headers()
+        end = min(len(content), start + server.most) if start else len(content)
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(server.length or len(content) - start))
+        if start:
+            self.send_header("Content-Range", server.piece or f"bytes {start}-{end - 1}/{len(content)}")
+        if server.length >= 0:
+            self.send_header("Content-Length", str(server.length or end - start))
         self.end_headers()
         cut = server.cuts.pop(0) if server.cuts else len(content)
-        self.wfile.write(content[start : start + cut])
+        self.wfile.write(content[start : min(end, start + cut)])
         return None
 
     def log_message(self, *_):
@@ -71,6 +76,7 @@ def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.content, server.code, server.cuts, server.ranges, server.length, server.asked = b"", 200, [], True, 0, []
+        server.piece, server.most = "", 10**9
         server.url = f"http://127.0.0.1:{server.server_port}/archive.zip"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -109,8 +115,8 @@ def test_an_archive_becomes_a_clean_dataset(good, tmp_path, run, cache):
     code, out, err = run("--download", "--download-url", good.url, "--dataset", tmp_path / "new", "--split", "5,2,2")
     assert (code, out) == (0, f"{tmp_path / 'new'}: 10 train, 4 validation, 4 test photos; 1 skipped\n")
     assert listing(tmp_path / "new") == expected((5, 2, 2))
-    assert "skipped Cat/6.jpg: not a photo that can be read" in err
-    assert "is another archive than expected" in err  # its SHA-256 is not the one of Microsoft's
+    assert "skipped PetImages/Cat/6.jpg: not a photo that can be read" in err
+    assert "Not the archive that is known" in err  # its SHA-256 is not the one of Microsoft's
     assert sorted(os.listdir(tmp_path)) == ["cache", "new"]  # what was unpacked on the way is gone
     assert [path.suffix for path in cache.iterdir()] == [".zip"]
 
@@ -118,8 +124,8 @@ def test_an_archive_becomes_a_clean_dataset(good, tmp_path, run, cache):
 def test_by_default_eight_of_ten_train_and_all_are_used(good, tmp_path, run):
     code, out, _ = run("--download", "--download-url", good.url, "--dataset", tmp_path / "new", "--json")
     result = json.loads(out)
-    assert code == 0 and list(result["skipped"]) == ["Cat/6.jpg"]
-    assert [result[split] for split in program.SPLITS] == [16, 2, 1]  # the unreadable cat is missing in test
+    assert code == 0 and list(result["skipped"]) == ["PetImages/Cat/6.jpg"]
+    assert [result[split] for split in program.SPLITS] == [15, 2, 2]  # of nine cats that can be read, and ten dogs
 
 
 def test_a_second_run_fetches_nothing(good, tmp_path, run):
@@ -194,7 +200,7 @@ def test_a_damaged_archive_is_said_and_not_kept(good, tmp_path, run, cache):
     middle = len(good.content) // 2
     good.content = good.content[:middle] + bytes(64) + good.content[middle + 64 :]
     code, _, err = run("-q", "--download", "--download-url", good.url, "--dataset", tmp_path / "new")
-    assert code == 1 and "no zip archive that can be read" in err
+    assert code == 1 and "is damaged at PetImages/" in err
     assert os.listdir(cache) == [] and not (tmp_path / "new").exists()
 
 
@@ -218,7 +224,7 @@ def test_a_file_url_is_read_where_it_lies(good, tmp_path, run, cache):
     assert listing(tmp_path / "new") == expected((5, 2, 2)) and not cache.exists()
 
 
-@pytest.mark.parametrize("url", ["archive.zip", "ftp://example.org/x.zip", "javascript:alert(1)"])
+@pytest.mark.parametrize("url", ["archive.zip", "ftp://example.org/x.zip", "javascript:alert(1)", "http://[::1/x.zip", "file://x.zip"])
 def test_other_urls_are_a_usage_error(tmp_path, run, url):
     code, _, err = run("--download", "--download-url", url, "--dataset", tmp_path / "new")
     assert code == 2 and "must begin with https://" in err
@@ -241,9 +247,24 @@ def test_an_archive_with_a_path_that_leaves_its_folder_is_refused_whole(server, 
     assert {*os.listdir(tmp_path), *os.listdir(tmp_path.parent)} - before == {"cache"}
 
 
-def test_two_members_that_would_become_one_file_are_refused(server, tmp_path, run):
-    server.content = archive({**members_like_microsofts(), "Other/Cat/1.jpg": b"another"})
-    assert "twice" in run("-q", "--download", "--download-url", server.url, "--dataset", tmp_path / "new")[2]
+def test_folders_in_a_class_are_no_classes(server, tmp_path, run):
+    rng, members = np.random.default_rng(1), {}
+    for number in range(PHOTOS):
+        for label in ("Cat", "Dog"):
+            file = io.BytesIO()
+            tint(label.lower(), rng, 64).save(file, "PNG")
+            members[f"PetImages/{label}/{('indoors', 'outdoors')[number % 2]}/IMG_{number}.jpg"] = file.getvalue()
+    server.content = archive(members)
+    assert run("-q", "--download", "--download-url", server.url, "--dataset", tmp_path / "new", "--split", "5,2,2")[0] == 0
+    assert os.listdir(tmp_path / "new/train") == ["cat", "dog"] or os.listdir(tmp_path / "new/train") == ["dog", "cat"]
+    assert sum(name.startswith("train/") for name in listing(tmp_path / "new")) == 10
+
+
+def test_members_that_are_no_photo_for_their_size_are_skipped(good, tmp_path, run, monkeypatch):
+    monkeypatch.setattr(program, "MAX_BYTES", 100_000)
+    good.content = archive({**members_like_microsofts(), "PetImages/Dog/99.jpg": bytes(1_000_000)})
+    code, out, _ = run("--download", "--download-url", good.url, "--dataset", tmp_path / "new", "--json")
+    assert code == 0 and "more than 0 MB" in json.loads(out)["skipped"]["PetImages/Dog/99.jpg"]
 
 
 def test_links_in_an_archive_are_never_made(server, tmp_path, run):
@@ -254,7 +275,7 @@ def test_links_in_an_archive_are_never_made(server, tmp_path, run):
         zipped.writestr(link, "/etc/passwd")
     server.content = buffer.getvalue()
     code, out, _ = run("--download", "--download-url", server.url, "--dataset", tmp_path / "new", "--json")
-    assert code == 0 and list(json.loads(out)["skipped"]) == ["Cat/6.jpg", "Cat/99.jpg"]
+    assert code == 0 and list(json.loads(out)["skipped"]) == ["PetImages/Cat/6.jpg", "PetImages/Cat/99.jpg"]
 
 
 def test_photos_named_by_class_in_kaggles_layout_unpack_as_well(server, tmp_path, run):
@@ -279,12 +300,39 @@ def test_a_folder_that_holds_something_is_refused_before_anything_is_fetched(goo
     assert good.asked == []
 
 
-def test_what_a_killed_run_left_unpacked_is_replaced(good, tmp_path, run):
-    leftover = tmp_path / ".new.unpacked" / "Cat"
-    leftover.mkdir(parents=True)
-    Image.new("RGB", (9, 9)).save(leftover / "999.png")
+def test_a_server_that_does_not_say_how_long_it_is_will_do(good, tmp_path, run):
+    good.length = -1
     assert run("--download", "--download-url", good.url, "--dataset", tmp_path / "new", "--split", "5,2,2")[0] == 0
-    assert listing(tmp_path / "new") == expected((5, 2, 2)) and not leftover.exists()
+    assert listing(tmp_path / "new") == expected((5, 2, 2))
+
+
+@pytest.mark.parametrize("piece", ["bytes 0-9/99", "bytes 4000-9/99", "nonsense"])
+def test_another_part_than_asked_for_is_not_taken(good, tmp_path, run, cache, piece):
+    good.cuts = [5000]
+    good.piece = piece
+    code, _, err = run("-q", "--download", "--download-url", good.url, "--dataset", tmp_path / "new")
+    assert code == 1 and err.count("\n") == 1
+    assert not list(cache.glob("*.zip"))
+
+
+def test_a_server_that_sends_piece_after_piece_will_do(good, tmp_path, run):
+    good.cuts, good.most = [5000], 4000
+    assert run("--download", "--download-url", good.url, "--dataset", tmp_path / "new", "--split", "5,2,2")[0] == 0
+    assert listing(tmp_path / "new") == expected((5, 2, 2))
+
+
+def test_the_archive_is_kept_once_wherever_the_program_is_started(good, tmp_path, run, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert run("--download", "--download-url", good.url, "--dataset", "new", "--split", "5,2,2")[0] == 0
+    assert len(good.asked) == 1
+
+
+@pytest.mark.parametrize("sha256", ["", "xyz", "0" * 63, " " + "0" * 64])
+def test_a_checksum_that_is_none_is_a_usage_error_before_anything_is_fetched(good, tmp_path, run, sha256):
+    line = ("--download", "--download-url", good.url, "--dataset", tmp_path / "new", "--download-sha256", sha256)
+    assert run(*line)[0] == 2 and good.asked == []
 
 
 def test_without_tensorflow_and_without_a_picture_library(good, tmp_path):

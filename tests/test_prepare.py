@@ -186,8 +186,8 @@ def test_a_photo_of_train_is_in_no_other_part_and_the_next_number_takes_its_plac
     assert names(tmp_path / "new", "validation", "cat") == ["cat.3.jpg", "cat.6.jpg"]
     assert names(tmp_path / "new", "test", "cat") == ["cat.7.jpg"]
     assert names(tmp_path / "new", "validation", "dog") == ["dog.3.jpg", "dog.4.jpg"]
-    assert result["skipped"] == {"cat.4.jpg": "the same photo as cat.0.jpg in train",
-                                 "cat.5.jpg": "the same photo as dog.1.jpg in train"}
+    assert result["skipped"] == {"cat.4.jpg": f"the same photo as {Path('train/cat/cat.0.jpg')}",
+                                 "cat.5.jpg": f"the same photo as {Path('train/dog/dog.1.jpg')}"}
 
 
 def test_copies_within_one_part_stay(flat, tmp_path):
@@ -236,6 +236,6 @@ def test_a_stray_photo_is_named(flat, tmp_path):
 
 def test_a_disk_without_room_is_said_before_anything_is_copied(flat, tmp_path, monkeypatch):
     monkeypatch.setattr(program.shutil, "disk_usage", lambda path: program.shutil._ntuple_diskusage(9, 9, 100))
-    with pytest.raises(program.WriteError, match="needs 0 MB, but only 0 MB are free.*Make room"):
+    with pytest.raises(program.WriteError, match="needs 0.0 MB, but only 0.0 MB are free.*Make room"):
         prepare(flat, tmp_path / "new")
     assert not (tmp_path / "new").exists()
