@@ -863,13 +863,14 @@ def alike(thumbs, rounds=12, reach=4):
     compared with the next four (sorting by random orders of the bits: M. S. Charikar, STOC 2002). So the time grows
     as N log N; `python tests/measure_check.py` counts what is missed.
     """
-    count, thumbs = len(thumbs), np.concatenate([thumbs, thumbs[:, :, ::-1]])
-    waves = np.cos(np.pi / THUMB * np.outer(np.arange(8), np.arange(THUMB) + 0.5)).astype(np.float32)
-    signs = ((waves @ thumbs @ waves.T).reshape(len(thumbs), -1)[:, 1:] > 0).astype(np.int64)
-    grey = thumbs.reshape(-1, THUMB // 2, 2, THUMB // 2, 2).mean(axis=(2, 4), dtype=np.float32).reshape(len(thumbs), -1)
+    count, thumbs, side = len(thumbs), np.concatenate([thumbs, thumbs[:, :, ::-1]]), THUMB // 2
+    grey = thumbs.reshape(-1, side, 2, side, 2).mean(axis=(2, 4), dtype=np.float32)
+    waves = np.cos(np.pi / side * np.outer(np.arange(8), np.arange(side) + 0.5)).astype(np.float32)
+    signs = ((waves @ grey @ waves.T).reshape(len(thumbs), -1)[:, 1:] > 0).astype(np.int64)
+    grey = grey.reshape(len(thumbs), -1)
     grey -= grey.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(grey, axis=1, keepdims=True)
-    grey *= (norms > UNIFORM * THUMB / 2) / np.maximum(norms, 1)  # what shows nothing is like nothing
+    grey *= (norms > UNIFORM * side) / np.maximum(norms, 1)  # what shows nothing is like nothing
     rng, pairs = np.random.default_rng(0), set()
     for _ in range(rounds):
         order = np.argsort(signs @ (1 << rng.permutation(63)))

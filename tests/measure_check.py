@@ -5,8 +5,8 @@
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Into 2,000 of them, 1,000 of each class from --first on, go 50
 faults of each kind: exact copies, copies at half the size in JPEG quality 40, broken files; all in other splits than the
 photo they were made from. With --weights, which should not have learned from them, the labels of 50 photos are swapped
-as well, in ten draws. Time and memory are taken on as many photos as --large says, and on half of them; where there are fewer, their
-mirror images fill up.
+as well, in ten draws. Time and memory are taken on as many photos as --large says, and on half of them; where there are
+fewer, upside-down ones fill up.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def report_speed(photos, count, work):
             if place < len(names):
                 shutil.copyfile(source, target)
             else:
-                ImageOps.mirror(Image.open(source)).save(target, quality=90)
+                ImageOps.flip(Image.open(source)).save(target, quality=90)
         check(folder)  # so that the files are in memory
         _, _, seconds, peak = min((check(folder) for _ in range(3)), key=lambda result: result[2])
         print(f"{part} photos: {seconds:.1f} s (the best of three), peak memory {peak:.0f} MB", flush=True)
