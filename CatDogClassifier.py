@@ -1171,7 +1171,8 @@ def check_room(needs):
     for folder, needed in needs.items():
         present = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
         if not (present.is_dir() and os.access(present, os.W_OK)):
-            raise WriteError(f"{folder} cannot be written: {present} takes no new files", NEW)
+            fix = "Name another --dataset, or for the cache another XDG_CACHE_HOME"
+            raise WriteError(f"{folder} cannot be written: {present} takes no new files", fix)
         disks[os.stat(present).st_dev] += needed
         free, needed = shutil.disk_usage(present).free, disks[os.stat(present).st_dev]
         if free < needed:
@@ -1351,8 +1352,8 @@ def receive(url, part, dataset, console):
             if start not in (0, before):
                 raise ValueError("the server sent another part than it was asked for")
             check_room({part.parent: total - start, dataset: 1.1 * total})
-            going = "Going on with" if start else "Downloading"
-            console.say(f"{going} {printable(url)}: {start / 1e6:.1f} of {total / 1e6:.1f} MB are there")
+            there = f"going on at {start / 1e6:.1f} of " if start else ""
+            console.say(f"Downloading {printable(url)}: {there}{total / 1e6:.1f} MB; stopped, it goes on later")
             append(part, start, total, answer, console)
         return size_of(part) >= total
     except urllib.error.HTTPError as error:

@@ -293,6 +293,16 @@ def test_room_on_the_disk_is_asked_for_before_anything_is_fetched(good, tmp_path
     assert not any(path.stat().st_size for path in cache.iterdir())
 
 
+@pytest.mark.parametrize("name", ["a file/new", "cache"])
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_fetched(good, tmp_path, run, monkeypatch, name):
+    (tmp_path / "a file").touch()
+    if name == "cache":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
+    code, _, err = run("-q", "--download", "--download-url", good.url, "--dataset", tmp_path / name)
+    assert code == 1 and "takes no new files. Name another --dataset, or for the cache another XDG_CACHE_HOME" in err
+    assert good.asked == []
+
+
 def test_a_folder_that_holds_something_is_refused_before_anything_is_fetched(good, tmp_path, run):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "mine.txt").write_text("mine")

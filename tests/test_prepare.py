@@ -239,3 +239,28 @@ def test_a_disk_without_room_is_said_before_anything_is_copied(flat, tmp_path, m
     with pytest.raises(program.WriteError, match="needs 0.0 MB, but only 0.0 MB are free.*Make room"):
         prepare(flat, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_same_pixels_in_another_format_are_the_same_photo_whatever_their_size(flat, tmp_path):
+    rng = np.random.default_rng(0)
+    large = Image.fromarray(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)).resize((1200, 900))
+    large.save(flat / "cat.0.jpg", "JPEG")  # which the net would read at half its size, to be faster
+    Image.open(flat / "cat.0.jpg").save(flat / "cat.5.jpg", "PNG")
+    assert outcome(flat, tmp_path / "new")["skipped"] == {"cat.5.jpg": f"the same photo as {Path('train/cat/cat.0.jpg')}"}
+
+
+def test_a_photo_of_both_classes_is_taken_once(flat, tmp_path):
+    copy(flat, "cat.1.jpg", "dog.0.jpg")
+    assert outcome(flat, tmp_path / "new")["skipped"] == {"dog.0.jpg": f"the same photo as {Path('train/cat/cat.1.jpg')}"}
+    assert names(tmp_path / "new", "train", "dog") == ["dog.1.jpg", "dog.2.jpg", "dog.3.jpg"]
+
+
+def test_shares_are_those_of_the_photos_that_can_be_read(flat, tmp_path):
+    for number in range(2):
+        (flat / f"cat.{number}.jpg").write_bytes(b"")
+    assert prepare(flat, tmp_path / "new", (0.8, 0.1, 0.1)) == {"train": 8 + 9, "validation": 1 + 1, "test": 1 + 2}
+
+
+def test_files_in_no_class_are_named(flat, tmp_path):
+    touch(flat, "dog.jpg", "sub/x.jpg")
+    assert outcome(flat, tmp_path / "new")["skipped"] == {"dog.jpg": "in no class", "sub/x.jpg": "in no class"}
