@@ -407,8 +407,9 @@ def cache_folder():
 
 
 def cache_name(path, kind):
-    """The name of the cache that belongs to an absolute path or a URL: one each, and a new one takes its place."""
-    return hashlib.sha256(os.fsencode(path)).hexdigest()[:32] + kind
+    """The name of the cache that belongs to a file, a folder or a URL: one each, so that a new one takes its place."""
+    place = path if "://" in os.fspath(path) else os.path.abspath(path)
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:32] + kind
 
 
 def digest_of(path):
@@ -632,10 +633,10 @@ LARGE_PHOTOS = ThreadPoolExecutor(1)  # one at a time, in one thread: each may t
 
 
 @contextlib.contextmanager
-def opened(path, opening=open_regular):
+def opened(path, opening=None):
     """A photo's file as (Pillow image, file), not decoded yet. What fails, in the block too, becomes a PhotoError."""
     try:
-        with opening(path, MAX_BYTES) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
+        with (opening or open_regular)(path, MAX_BYTES) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
             yield image, file
     except Image.DecompressionBombError:
         raise PhotoError(f"too large: more than {2 * Image.MAX_IMAGE_PIXELS} pixels") from None
@@ -2586,7 +2587,7 @@ class CatDogClassifier:
     def _open_litert(self):
         """The weights file on LiteRT; None where that fails. Converted once, a cache keeps it as long as they match."""
         weights = self.settings.weights
-        name, state = cache_name(os.path.abspath(weights), ".litert"), digest_of(weights)
+        name, state = cache_name(weights, ".litert"), digest_of(weights)
         found = read_cache(name, state)
         if not found and state and can_write_cache():
             source = CatDogClassifier(**asdict(self.settings))
