@@ -113,7 +113,8 @@ CHUNK = 1 << 18  # bytes of a download at a time
 
 INSTALL = "Run: pip install -r requirements.txt"
 FASTER = "It need not be; with it the first answer comes many times sooner: pip install ai-edge-litert"
-REAL_PHOTOS = "To get real ones, 786 MB: python CatDogClassifier.py --download --dataset NEW"
+REAL_PHOTOS = ("To get real ones, 786 MB: python CatDogClassifier.py --download --dataset NEW\n"
+               "To bring in your own: python CatDogClassifier.py --prepare FOLDER --dataset NEW")
 BY_HAND = ("By hand: get the archive with a browser, then run python CatDogClassifier.py --download --download-url "
            "file:///FOLDER/ARCHIVE.zip --dataset NEW")
 AGAIN = "Run the same command again"
@@ -558,7 +559,8 @@ def labelled(folder, ignored):
     for path, _ in list_folder(os.fspath(folder), True, ignored):
         name = os.path.basename(path)
         if os.path.isdir(path):
-            files += [(photo, name, os.path.basename(photo)) for photo in list_photos(path, ignored=ignored)]
+            photos = list(list_photos(path, ignored=ignored)) or [path]  # an empty class is one all the same
+            files += [(photo, name, os.path.basename(photo)) for photo in photos]
         else:
             files.append((path, "", name))
     return assigned(files)
@@ -610,12 +612,15 @@ def list_split(dataset, split, known=None, ignored=None):
 
 
 def check_classes(where, classes, fix):
-    """Raise DatasetError unless there are two classes in {class: [paths]}."""
+    """Raise DatasetError unless there are two classes and files in both: {class: [paths]} of `labelled`."""
     if len(classes) != 2:
         rarest = min(classes.values(), key=len, default=[])
         counts = ", ".join(f"{name} {len(photos)}" for name, photos in classes.items())
         found = f"{len(classes)} ({counts}{f', such as {rarest[0]}' if rarest else ''})" if classes else "none"
-        raise DatasetError(f"{where} must hold photos of two classes, but holds {found}", fix)
+        raise DatasetError(f"{where} must hold two classes, but holds {found}", fix)
+    for name, photos in classes.items():
+        if os.path.isdir(photos[0]) and not any(list_photos(photos[0])):
+            raise DatasetError(f"the class {name} of {where} is empty", fix)
 
 
 # All that Pillow's readers are known to raise on damaged data; a Python exception there is a refusal, not a bug.
@@ -888,6 +893,7 @@ def one_photo(some, others):
     """Which miniatures, uint8 (N, THUMB, THUMB), correlate in each of 8 x 8 parts: all of them, not a common frame."""
 
     def parts(thumbs):
+        """The 64 parts of each, (N, 64, pixels), each around its own mean."""
         cut = thumbs.reshape(-1, 8, THUMB // 8, 8, THUMB // 8).swapaxes(2, 3)
         cut = cut.reshape(len(thumbs), 64, (THUMB // 8) ** 2)
         return cut - cut.mean(axis=2, keepdims=True, dtype=np.float32)
@@ -913,6 +919,7 @@ def connected(count, pairs):
     leader, groups = list(range(count)), {}
 
     def lead(place):
+        """The number that stands for the group of another one; the way there gets shorter each time."""
         while leader[place] != place:
             leader[place] = place = leader[leader[place]]
         return place
@@ -1100,6 +1107,9 @@ def plan_dataset(sources, digests, split):
     that another folder holds already; the next one takes its place. Raises DatasetError.
     """
     plan, skipped, owners, shares = {}, [], {}, isinstance(split[0], float)
+    for name, photos in sources.items():
+        if not shares and sum(split) > len(photos):
+            raise DatasetError(f"--split needs {sum(split)} photos of {name}, but there are {len(photos)}")
     counts = {name: sum(not isinstance(digest, PhotoError) for _, digest in digests[name]) if shares else len(photos)
               for name, photos in sources.items()}
     digests = {name: iter(pairs) for name, pairs in digests.items()}
@@ -1112,7 +1122,7 @@ def plan_dataset(sources, digests, split):
                 left = f"of {len(photos)} in all only {len(took)} are left"
                 raise DatasetError(f"--split needs {wanted} photos of {name} for {part}, but {left}", why)
             if not took and part != "test":
-                raise DatasetError(f"--split leaves no {name} of {len(photos)} for {part}", why)
+                raise DatasetError(f"--split leaves no {name} of {len(photos)} to train on or to validate", why)
             for path, target in took:
                 if target in plan:
                     raise DatasetError(f"{plan[target]} and {path} would both become {target}", "Rename one of them")
@@ -1247,7 +1257,7 @@ def copy_whole(reading, target):
             shutil.copyfileobj(original, copy)
         os.replace(part, target)
     except OSError as error:
-        fix = "Make room; the same command goes on from there" if error.errno in FULL else ""
+        fix = "Make room, or name another --dataset" if error.errno in FULL else ""
         raise WriteError(f"cannot copy to {target}: {reason(error)}", fix) from None
 
 
@@ -2383,7 +2393,7 @@ class CatDogClassifier:
             command = f"python CatDogClassifier.py --check {shlex.quote(printable(directory))}"
             self.console.warn(f"{copies_line(self.copies)} Which: {command}")
         else:
-            self.console.say("Looked for copies between train, validation and test: none found.")
+            self.console.say(f"Looked for copies between {', '.join(parts)}: none found.")
 
     def _set_up(self, validation):
         """The Training to run: of an unfinished one, of the net as it stands, or of a new one."""

@@ -352,7 +352,7 @@ def spoil(dataset, how):
     elif how == "one class":
         shutil.rmtree(dataset / "train" / "dog")
     elif how == "three classes":
-        shutil.copytree(dataset / "train" / "dog", dataset / "train" / "bird")
+        (dataset / "train" / "bird").mkdir()
     elif how == "empty class":
         shutil.rmtree(dataset / "train" / "dog")
         (dataset / "train" / "dog").mkdir()

@@ -64,6 +64,7 @@ def test_the_main_job_scores_95_percent_and_is_open_about_the_drawings(tmp_path)
     assert done.returncode == 0
     assert json.loads(done.stdout)["test"]["accuracy"] >= 0.95
     assert "drawings" in done.stderr
+    assert "--prepare" in done.stderr
     assert "--download" in done.stderr
     assert json.loads(done.stdout)["drawings"] is True
     one = call("-f", DATASET / "test" / "1.jpg")

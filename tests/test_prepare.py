@@ -120,7 +120,7 @@ def test_the_dataset_may_not_lie_in_the_source(flat):
 
 
 def test_too_few_photos_are_named_with_the_numbers(flat, tmp_path):
-    with pytest.raises(DatasetError, match="needs 1 photos of cat for test, but of 12 in all only 0 are left"):
+    with pytest.raises(DatasetError, match="needs 13 photos of cat, but there are 12"):
         prepare(flat, tmp_path / "new", (10, 2, 1))
     assert not (tmp_path / "new").exists()
 
@@ -154,7 +154,7 @@ def test_a_link_in_the_dataset_does_not_lead_into_the_source(flat, tmp_path):
 
 
 def test_too_few_photos_to_train_and_validate_are_refused(flat, tmp_path):
-    with pytest.raises(DatasetError, match="leaves no cat of 12 for validation"):
+    with pytest.raises(DatasetError, match="leaves no cat of 12 to train on"):
         prepare(flat, tmp_path / "new", (0.92, 0.04, 0.04))
 
 
@@ -188,6 +188,13 @@ def test_a_photo_of_train_is_in_no_other_part_and_the_next_number_takes_its_plac
     assert names(tmp_path / "new", "validation", "dog") == ["dog.3.jpg", "dog.4.jpg"]
     assert result["skipped"] == {"cat.4.jpg": f"the same photo as {Path('train/cat/cat.0.jpg')}",
                                  "cat.5.jpg": f"the same photo as {Path('train/dog/dog.1.jpg')}"}
+
+
+def test_too_few_photos_after_the_skipped_ones_are_named_with_the_numbers(flat, tmp_path):
+    copy(flat, "cat.0.jpg", "cat.11.jpg")
+    with pytest.raises(DatasetError, match="needs 1 photos of cat for test, but of 12 in all only 0 are left.*cat.11.jpg for one"):
+        prepare(flat, tmp_path / "new", (10, 1, 1))
+    assert not (tmp_path / "new").exists()
 
 
 def test_copies_within_one_part_stay(flat, tmp_path):
