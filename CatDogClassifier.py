@@ -55,7 +55,7 @@ import timeit
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
@@ -95,12 +95,15 @@ UNIFORM, TINY = 2.0, 64  # a photo whose miniature spreads over fewer of 256 gre
 MAX_LOST = 0.1  # of the photos of a split may be unreadable; a training with more does not start
 ENOUGH_EPOCHS = 10  # for a net that only guesses to be said not to learn
 # Of a weights file: its bytes, its arrays, groups in groups, the bytes of a text, the texts in one list.
-MAX_FILE, MAX_ITEMS, MAX_DEPTH, MAX_TEXT, MAX_TEXTS = 1_000_000_000, 10_000, 9, 65_536, 128
+MAX_FILE, MAX_ITEMS, MAX_DEPTH, MAX_TEXT, MAX_TEXTS = 1_000_000_000, 10_000, 9, 65_536, 512
+MAX_CLASSES = 100  # so that what is said of each fits into such a text
+MAX_SEEN = 100_000  # photos that a weights file remembers
 DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped drawings
 
 # What lies beside the weights NAME.h5: NAME_history.csv, ...
 HISTORY, ACCURACY, LOSS, UNFINISHED, PREVIOUS = BESIDE = (
     "_history.csv", "_accuracy.png", "_loss.png", ".unfinished", ".previous.h5")
+COMPARED, BOARD, CURVES = "_compare", "scoreboard.csv", "curves.png"  # the folder of a comparison, and what is in it
 CHECK = "_check.png"  # the picture of a check of DATASET: DATASET_check.png
 PICTURED = 16  # cases of each kind in it
 RELIABLE = 0.8  # a net that agrees with a smaller share of the labels is no judge of them
@@ -110,6 +113,7 @@ ARCHIVE_URL = ("https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869
                "kagglecatsanddogs_5340.zip")
 ARCHIVE_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
 CHUNK = 1 << 18  # bytes of a download at a time
+DIGITS = "keras.datasets.mnist"
 
 INSTALL = "Run: pip install -r requirements.txt"
 FASTER = "It need not be; with it the first answer comes many times sooner: pip install ai-edge-litert"
@@ -124,7 +128,7 @@ NEW = "Name a new folder: --dataset NEW"
 ROTATION, SHIFT, SHEAR, ZOOM = math.radians(40), 0.2, math.radians(0.2), 0.2
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}  # name -> Keras policy
-RECIPE = ("batch_size", "optimizer", "learning_rate", "augment", "precision", "seed")  # what an epoch depends on
+RECIPE = ("steps", "batch_size", "optimizer", "learning_rate", "augment", "precision", "seed")  # of an epoch
 OPTIMIZERS = ("rmsprop", "adam", "adamw", "sgd")
 READ_AHEAD = 128  # photos that are read while earlier ones are classified
 
@@ -140,7 +144,11 @@ class Settings:
 
     dataset: str = option("dataset", "folder with train/, validation/, test/", metavar="DIR")
     weights: str = option("CatDogClassifier_model.h5", "weights file to write or to read", metavar="FILE")
+    model: str = option("default", "the net: a rung of the ladder, see below", metavar="RUNG")
+    base: str = option("vgg16", "pretrained base of the rungs that have one", metavar="NAME")
+    base_weights: str = option("imagenet", "its weights: imagenet (downloaded once), none, or a file", metavar="FILE")
     epochs: int = option(30, "at most so many passes over the training photos", type=int, metavar="N")
+    steps: int = option(0, "training steps in an epoch; 0: one pass over the photos", type=int, metavar="N")
     batch_size: int = option(32, "photos per training step", type=int, metavar="N")
     optimizer: str = option("rmsprop", "how the weights are updated", choices=OPTIMIZERS)
     learning_rate: float = option(0.001, "size of the updates", type=float, metavar="X")
@@ -157,6 +165,7 @@ class Settings:
     def __post_init__(self):
         rules = [
             (self.epochs >= 1, "--epochs must be 1 or more"),
+            (self.steps >= 0, "--steps must be 0 or more"),
             (self.batch_size >= 1, "--batch-size must be 1 or more"),
             (0 < self.learning_rate < math.inf, "--learning-rate must be a number above 0"),
             (self.patience >= 0, "--patience must be 0 or more"),
@@ -474,7 +483,7 @@ def can_write_cache():
 def clear_cache():
     """Remove our files from the cache folder, no others; returns how many bytes that frees. Raises WriteError."""
     try:
-        ours = r"\.?[0-9a-f]{32}(-\d+\.photos|\.litert|\.zip(\.part)?)(\.[0-9a-f]{8}\.tmp)?"
+        ours = r"\.?[0-9a-f]{32}(-\d+\.photos|-[\w.-]+\.features|\.litert|\.zip(\.part)?)(\.[0-9a-f]{8}\.tmp)?"
         return remove_files(cache_folder(), ours) if cache_folder().exists() else 0
     except OSError as error:
         raise WriteError(f"cannot empty {cache_folder()}: {reason(error)}") from None
@@ -595,7 +604,7 @@ def class_name(name):
 def list_split(dataset, split, known=None, ignored=None):
     """The photos of one split of a dataset, by class: {class name: [paths]}, both sorted; `ignored`: see list_photos.
 
-    Raises DatasetError unless DATASET/SPLIT holds exactly two class folders, files in each, of the names in `known`.
+    Raises DatasetError unless DATASET/SPLIT holds two class folders or more, files in each, of the names in `known`.
     """
     layout = f"Expected {dataset}/{{train,validation,test}}/{{cat,dog}}/*.jpg; --prepare SOURCE --dataset NEW makes it"
     if not os.path.isdir(dataset):
@@ -612,12 +621,12 @@ def list_split(dataset, split, known=None, ignored=None):
 
 
 def check_classes(where, classes, fix):
-    """Raise DatasetError unless there are two classes and files in both: {class: [paths]} of `labelled`."""
-    if len(classes) != 2:
+    """Raise DatasetError unless there are two classes or more and files in each: {class: [paths]} of `labelled`."""
+    if not 2 <= len(classes) <= MAX_CLASSES:
         rarest = min(classes.values(), key=len, default=[])
-        counts = ", ".join(f"{name} {len(photos)}" for name, photos in classes.items())
+        counts = ", ".join(f"{name} {len(photos)}" for name, photos in itertools.islice(classes.items(), 5))
         found = f"{len(classes)} ({counts}{f', such as {rarest[0]}' if rarest else ''})" if classes else "none"
-        raise DatasetError(f"{where} must hold two classes, but holds {found}", fix)
+        raise DatasetError(f"{where} must hold two classes, or up to {MAX_CLASSES}, but holds {found}", fix)
     for name, photos in classes.items():
         if os.path.isdir(photos[0]) and not any(list_photos(photos[0])):
             raise DatasetError(f"the class {name} of {where} is empty", fix)
@@ -776,7 +785,7 @@ FINDINGS = {
     "layout": ("not what a training needs", True, 20),
     "lost": ("too many photos that cannot be read for a training to start: mend or remove them", True, 20),
     "leak": ("one photo in several of train, validation, test, so that scores come out too good: keep one", True, 100),
-    "contradiction": ("one photo in both classes: keep the one whose label is right", True, 100),
+    "contradiction": ("one photo in several classes: keep the one whose label is right", True, 100),
     "unreadable": ("cannot be read: a training leaves them out", False, 20),
     "label": ("the net contradicts the label, the first ones most: look at them", False, 100),
     "copies": ("one photo more than once", False, 20),
@@ -831,8 +840,8 @@ class Report:
 class Look:
     """What can be seen of one photo: where it belongs; why it cannot be read, or else what it is like.
 
-    Format, mode and size are those of the file, `digest` and `thumb` as of `fingerprint`, `share` is the probability of
-    the second class, where a net was asked.
+    Format, mode and size are those of the file, `digest` and `thumb` as of `fingerprint`, `shares` the probabilities of
+    all classes, where a net was asked.
     """
 
     path: str
@@ -844,7 +853,7 @@ class Look:
     size: tuple = ()
     digest: bytes = b""
     thumb: np.ndarray | None = None
-    share: float = math.nan
+    shares: np.ndarray | None = None
 
 
 def look_at(path, size):
@@ -861,6 +870,13 @@ def fingerprint(photo):
     return hashlib.sha256(photo).digest(), np.asarray(grey)
 
 
+def signs_of(thumbs):
+    """The signs of the 63 lowest frequencies of miniatures, uint8 (N, THUMB, THUMB): int64 (N, 63), 0 or 1."""
+    grey = thumbs.reshape(-1, THUMB // 2, 2, THUMB // 2, 2).mean(axis=(2, 4), dtype=np.float32)
+    waves = np.cos(2 * np.pi / THUMB * np.outer(np.arange(8), np.arange(THUMB // 2) + 0.5)).astype(np.float32)
+    return ((waves @ grey @ waves.T).reshape(len(thumbs), -1)[:, 1:] > 0).astype(np.int64)
+
+
 def alike(thumbs, rounds=12, reach=4):
     """The pairs of miniatures, uint8 (N, THUMB, THUMB), that show the same, mirrored or not: see `one_photo`.
 
@@ -870,9 +886,7 @@ def alike(thumbs, rounds=12, reach=4):
     as N log N; `python tests/measure_check.py` counts what is missed.
     """
     count, thumbs, side = len(thumbs), np.concatenate([thumbs, thumbs[:, :, ::-1]]), THUMB // 2
-    grey = thumbs.reshape(-1, side, 2, side, 2).mean(axis=(2, 4), dtype=np.float32)
-    waves = np.cos(np.pi / side * np.outer(np.arange(8), np.arange(side) + 0.5)).astype(np.float32)
-    signs = ((waves @ grey @ waves.T).reshape(len(thumbs), -1)[:, 1:] > 0).astype(np.int64)
+    grey, signs = thumbs.reshape(-1, side, 2, side, 2).mean(axis=(2, 4), dtype=np.float32), signs_of(thumbs)
     grey = grey.reshape(len(thumbs), -1)
     grey -= grey.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(grey, axis=1, keepdims=True)
@@ -931,11 +945,35 @@ def connected(count, pairs):
     return [group for group in groups.values() if len(group) > 1]
 
 
-def copies_between(splits):
-    """Of {split: photos, uint8 (N, size, size, 3)}: how many of each an earlier one has as well, {split: count}."""
-    owner = np.repeat(np.arange(len(splits)), [len(photos) for photos in splits.values()])
+def fingerprints(photos):
+    """The `fingerprint` of each of some photos, uint8 (N, size, size, 3): [digests], uint8 (N, THUMB, THUMB)."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests, thumbs = zip(*pool.map(fingerprint, itertools.chain(*splits.values())), strict=True)
+        digests, thumbs = zip(*pool.map(fingerprint, photos), strict=True)
+    return digests, np.array(thumbs)
+
+
+def marks(thumbs):
+    """What photos, as miniatures uint8 (N, THUMB, THUMB), are known by later on: their signs as int64 (N,)."""
+    return signs_of(thumbs) @ (1 << np.arange(63))
+
+
+def known_among(marks, seen, differing=3):
+    """How many marks, int64 (N,), are among those seen, int64 (M,), all but a few of their 63 signs being the same.
+
+    Few, because another size of the photo or another version of a library may turn the sign of a frequency near 0.
+    """
+    bits = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
+    found = 0
+    for mark in marks:
+        parts = (seen ^ mark).astype(np.uint64).view(np.uint16).reshape(len(seen), 4)
+        found += bool((bits[parts].sum(axis=1) <= differing).any())
+    return found
+
+
+def copies_between(splits):
+    """Of {split: `fingerprints`}: how many photos of each an earlier one has as well, {split: count}."""
+    owner = np.repeat(np.arange(len(splits)), [len(digests) for digests, _ in splits.values()])
+    digests, thumbs = (list(itertools.chain(*found)) for found in zip(*splits.values(), strict=True))
     groups = [owner[group] for group in duplicates(digests, thumbs)]
     copies = collections.Counter(place for owners in groups for place in owners[owners > owners.min()].tolist())
     return {name: copies[place] for place, name in enumerate(splits) if copies[place]}
@@ -951,7 +989,7 @@ def survey(folder, ignored):
     splits = split_folders(folder)
     if "train" not in splits and len(splits) < 2:
         rows = [(path, "", name) for path, name in labelled(folder, ignored)]
-        known = len({name for *_, name in rows if name}) == 2
+        known = len({name for *_, name in rows if name}) == 2  # with more, they are the folders of a holiday
         return [(path, split, name if known else None) for path, split, name in rows]
     rows = [(path, split, name) for split, folders in splits.items() for root in folders
             for path, name in labelled(root, ignored)]
@@ -964,7 +1002,7 @@ def check_dataset(folder, size, console, answer=None, classes=None):
     """The doctor: the Report on a dataset, or on any folder of photos; nothing is changed.
 
     Labels are checked when there is something to answer with: a function from uint8 photos (N, size, size, 3) to the
-    probability of the second of these classes. Raises DatasetError where there is nothing to check.
+    probabilities of these classes, (N, K). Raises DatasetError where there is nothing to check.
     """
     ignored = collections.Counter()
     every = survey(folder, ignored)
@@ -993,7 +1031,7 @@ def report_of(folder, files, ignored, good, findings):
     formats, modes = (dict(collections.Counter(getattr(look, name) for look in good).most_common())
                       for name in ("format", "mode"))
     sizes = sorted((look.size for look in good), key=math.prod)
-    asked = sum(not math.isnan(look.share) for look in good)
+    asked = sum(look.shares is not None for look in good)
     agreed = 1 - sum(finding.kind == "label" for finding in findings) / asked if asked else None
     return Report(folder, files, ignored, {part: dict(classes) for part, classes in counts.items()}, formats, modes,
                   [sizes[place] for place in (0, len(sizes) // 2, -1)], agreed, findings)
@@ -1017,8 +1055,8 @@ def judge(waiting, answer):
     """Ask about photos and their mirror images, for two answers are right more often than one: [(Look, photo)]."""
     photos = [photo for _, photo in waiting]
     shares = (answer(photos) + answer([photo[:, ::-1] for photo in photos])) / 2
-    for (look, _), share in zip(waiting, shares.tolist(), strict=True):
-        look.share = share
+    for (look, _), of_one in zip(waiting, shares, strict=True):
+        look.shares = of_one
 
 
 def part_faults(folder, looks):
@@ -1028,11 +1066,12 @@ def part_faults(folder, looks):
         parts.setdefault(look.split, {}).setdefault(look.label, [0, 0])[bool(look.error)] += 1
     for split in () if "" in parts else [part for part in SPLITS[:2] if part not in parts]:
         yield Finding("layout", (os.path.join(folder, split),), "is missing or empty")
-    expected = next((set(classes) for classes in parts.values() if len(classes) == 2), set())  # those of train, mostly
+    sets = collections.Counter(frozenset(classes) for classes in parts.values() if len(classes) > 1)
+    expected = next(iter(sets.most_common(1)), (set(), 0))[0]  # those of most parts, or else of train
     for split, classes in parts.items():
         (good, lost), where = zip(*classes.values(), strict=True), (os.path.join(folder, split),)
         if set(classes) != expected:
-            instead = ", ".join(sorted(expected)) or "two classes"
+            instead = ", ".join(sorted(expected)) or "two classes or more"
             yield Finding("layout", where, f"holds {', '.join(classes)} instead of {instead}")
         if not all(good):
             yield Finding("layout", where, "no photo of a class can be read")
@@ -1070,11 +1109,12 @@ def twins(looks):
 
 def doubts(looks, classes):
     """Yield the photos whose label the answers contradict as Findings, worst first."""
-    shares = [look.share if look.label == classes[1] else 1 - look.share for look in looks]
-    for share, look in sorted(zip(shares, looks, strict=True), key=lambda pair: pair[0]):
-        if share < 0.5:
-            other = classes[look.label == classes[0]]
-            yield Finding("label", (look.path,), f"{look.label}, but {other} with {percent(1 - share)}")
+    own = [float(look.shares[classes.index(look.label)]) for look in looks]
+    for share, look in sorted(zip(own, looks, strict=True), key=lambda pair: pair[0]):
+        likeliest = int(np.argmax(look.shares))
+        if look.shares[likeliest] > share:
+            other = f"{classes[likeliest]} with {percent(float(look.shares[likeliest]))}"
+            yield Finding("label", (look.path,), f"{look.label}, but {other}")
 
 
 # ======================================================================================================================
@@ -1109,7 +1149,8 @@ def plan_dataset(sources, digests, split):
     plan, skipped, owners, shares = {}, [], {}, isinstance(split[0], float)
     for name, photos in sources.items():
         if not shares and sum(split) > len(photos):
-            raise DatasetError(f"--split needs {sum(split)} photos of {name}, but there are {len(photos)}")
+            found = f"but there are {len(photos)}, such as {photos[0]}"
+            raise DatasetError(f"--split needs {sum(split)} photos of {name}, {found}")
     counts = {name: sum(not isinstance(digest, PhotoError) for _, digest in digests[name]) if shares else len(photos)
               for name, photos in sources.items()}
     digests = {name: iter(pairs) for name, pairs in digests.items()}
@@ -1198,11 +1239,38 @@ def check_new(dataset):
         raise DatasetError(f"{dataset} already holds other files", NEW)
 
 
+def keras_digits():
+    """The 70,000 digits of keras.datasets.mnist as [(name, class)], and a function that opens one, as PNG.
+
+    Those that are meant for testing come last. Keras downloads them once, 11 MB. Raises DatasetError.
+    """
+    import keras
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            parts = keras.datasets.mnist.load_data()
+    except Exception as error:  # noqa: BLE001 (Keras raises plain ones)
+        why = str(error).strip().partition("\n")[0][:200]
+        raise DatasetError(f"cannot get {DIGITS}: {why}", "It takes a network; or name a folder of digits") from None
+    pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+    def opening(name, limit):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[int(Path(name).stem)]).save(buffer, format="png")
+        buffer.seek(0)
+        return buffer
+
+    return [(f"{label}/{place:05}.png", str(label)) for place, label in enumerate(labels.tolist())], opening
+
+
 def prepare_dataset(source, dataset, split, console):
     """Copy the photos of a folder into DATASET/{train,validation,test}/{cat,dog}; the source is never changed.
 
-    Returns what `fill_dataset` does. Raises DatasetError, WriteError.
+    Instead of a folder it may be `keras_digits` by name. Returns what `fill_dataset` does. Raises DatasetError,
+    WriteError.
     """
+    if source == DIGITS and not os.path.exists(source):
+        return fill_dataset(source, *keras_digits(), dataset, split, console)
     if not os.path.isdir(source):
         raise DatasetError(f"there is no folder {source}", "--prepare takes the folder that holds your photos")
     result = fill_dataset(source, labelled(source, collections.Counter()), open_regular, dataset, split, console)
@@ -1503,6 +1571,13 @@ def decode(paths, size, console, left_out):
             yield photo
 
 
+def in_channels(photos, channels):
+    """Photos, uint8 (N, size, size, 3), as a net wants them: with one channel in grey, by the luma of ITU-R BT.601."""
+    if channels == 3:
+        return photos
+    return np.rint(np.asarray(photos) @ np.float32([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+
+
 def draw_affines(rng, count, size):
     """Random augmentations in the tutorial's ranges: (count, 6) float32, see `affine_rows`."""
 
@@ -1531,7 +1606,7 @@ def affine_rows(turn, right, down, shear, zoom_x, zoom_y, mirror, size):
 
 
 def warp(photos, affines):
-    """Apply one affine map to each photo, bilinear, edges repeated: (N, S, S, 3) uint8 in, float32 0..1 out.
+    """Apply one affine map to each photo, bilinear, edges repeated: (N, S, S, C) uint8 in, float32 0..1 out.
 
     In plain arithmetic, because XLA compiles that into one pass that is several times as fast as
     ImageProjectiveTransformV3, the operation made for it (`python tests/benchmark.py ... --only augment augment-op`).
@@ -1546,7 +1621,7 @@ def warp(photos, affines):
     left, top = tf.minimum(tf.floor(x), size - 2), tf.minimum(tf.floor(y), size - 2)
     column, line = tf.cast(left, tf.int32), tf.cast(top, tf.int32)
     first = column + size * (line + size * tf.range(tf.shape(photos)[0])[:, None, None])  # the pixel left above it
-    pixels = tf.reshape(photos, (-1, 3))
+    pixels = tf.reshape(photos, (-1, photos.shape[-1]))
 
     def blend(offset, share):
         """Between the pixels at an offset from the first and their right neighbours."""
@@ -1558,32 +1633,39 @@ def warp(photos, affines):
     return (upper + (lower - upper) * down) / 255.0
 
 
-def make_batches(photos, labels, batch_size, rng=None, augment=False):
-    """A tf.data.Dataset of (float32 (B, size, size, 3) in 0..1, float32 (B, 1)); the last batch may be smaller.
+def draw_batches(photos, labels, rows, wanted, batch_size, rng, augment):
+    """Yield one epoch as (photos, labels, affines): so many of these rows, pass by pass, shuffled with a `rng`."""
+    passes = [rows if rng is None else rows[rng.permutation(len(rows))] for _ in range(0, wanted, len(rows))]
+    order = np.concatenate(passes)[:wanted]
+    for start in range(0, wanted, batch_size):
+        batch = order[start : start + batch_size]
+        affines = draw_affines(rng, len(batch), photos.shape[1]) if augment else np.empty((0, 6))
+        yield np.asarray(photos[batch]), labels[batch], affines
 
-    With a numpy Generator the photos are shuffled anew each pass and, if asked, augmented. All that is random is drawn
-    here, in order, from that one generator: a seeded run can be repeated.
+
+def make_batches(photos, labels, batch_size, rng=None, augment=False, steps=0, classes=2, rows=None):
+    """A tf.data.Dataset of (float32 (B, size, size, C) in 0..1, labels); the last batch may be smaller.
+
+    Labels are float32 (B, 1), 0 or 1, for two classes, and one-hot, (B, classes), for more. What is not uint8 passes as
+    it is: features. With a numpy Generator the photos are shuffled anew each pass and, if asked, augmented; `steps`
+    cuts such a pass short, or begins another one in it. `rows` says which of the photos take part, by default all. All
+    that is random is drawn here, in order, from that one generator: a seeded run can be repeated.
     """
     import tensorflow as tf
 
-    count, size = photos.shape[:2]
-
-    def draw():
-        """Yield one pass over the photos, batch by batch, and what is to be done to them."""
-        order = np.arange(count) if rng is None else rng.permutation(count)
-        for start in range(0, count, batch_size):
-            rows = order[start : start + batch_size]
-            affines = draw_affines(rng, len(rows), size) if augment else np.empty((0, 6))
-            yield np.asarray(photos[rows]), labels[rows], affines
+    rows, scale = np.arange(len(photos)) if rows is None else rows, 255.0 if photos.dtype == np.uint8 else 1.0
+    wanted = steps * batch_size or len(rows)
+    draw = functools.partial(draw_batches, photos, labels, rows, wanted, batch_size, rng, augment)
 
     def finish(photos, labels, affines):
-        return compiled(photos, affines) if augment else tf.cast(photos, tf.float32) / 255.0, labels
+        """What a net is given: photos between 0 and 1, changed as drawn, and their labels."""
+        hot = tf.one_hot(tf.cast(labels[:, 0], tf.int32), classes) if classes > 2 else labels
+        return compiled(photos, affines) if augment else tf.cast(photos, tf.float32) / scale, hot
 
     compiled = tf.function(warp, jit_compile=True)
-    shapes = {(None, size, size, 3): tf.uint8, (None, 1): tf.float32, (None, 6): tf.float32}
-    signature = tuple(tf.TensorSpec(shape, dtype) for shape, dtype in shapes.items())
-    batches = tf.data.Dataset.from_generator(draw, output_signature=signature)
-    batches = batches.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
+    kinds = [((None, *photos.shape[1:]), photos.dtype), ((None, 1), tf.float32), ((None, 6), tf.float32)]
+    batches = tf.data.Dataset.from_generator(draw, output_signature=tuple(itertools.starmap(tf.TensorSpec, kinds)))
+    batches = batches.apply(tf.data.experimental.assert_cardinality(math.ceil(wanted / batch_size)))
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread can hold up the end of an epoch for seconds
     options.threading.max_intra_op_parallelism = os.cpu_count()  # or else the augmentation has one core
@@ -1591,17 +1673,24 @@ def make_batches(photos, labels, batch_size, rng=None, augment=False):
 
 
 def balanced(batches, labels):
-    """Batches in which both classes count the same, whatever their numbers; returns them and the weights, or None.
+    """Batches in which all classes count the same, whatever their numbers; returns them and the weights, or None.
 
-    Where the classes of the labels (N, 1) are unequal each batch has a third part: N / 2n for a photo of a class of n.
+    Where the classes of the labels (N, 1) are unequal each batch has a third part: N / Kn for a photo of a class of n,
+    one of K.
     """
     counts = np.bincount(labels[:, 0].astype(int), minlength=2)
-    if counts[0] == counts[1]:
+    if counts.min() == counts.max():
         return batches, None
     import tensorflow as tf
 
-    weights = (len(labels) / (2 * counts)).astype(np.float32)
-    return batches.map(lambda photos, labels: (photos, labels, tf.gather(weights, tf.cast(labels, tf.int32)))), weights
+    weights = (len(labels) / (len(counts) * counts)).astype(np.float32)
+
+    def weigh(photos, labels):
+        """A batch with the weight of each photo, (B, 1)."""
+        place = tf.cast(labels, tf.int32) if labels.shape[1] == 1 else tf.argmax(labels, axis=1)[:, None]
+        return photos, labels, tf.gather(weights, place)
+
+    return batches.map(weigh), weights
 
 
 # ======================================================================================================================
@@ -1692,66 +1781,319 @@ def faster_policy():
     return "mixed_bfloat16" if min(half) < 0.75 * min(single) else "float32"
 
 
-def five_convolutions(size):
-    """The tutorial's net: (N, size, size, 3) in 0..1 -> (N, 1), the probability of the second class.
+def answering(classes, name):
+    """The last layer: the probability of the second of two classes, or those of all; float32 in every precision."""
+    from keras import layers
 
-    Five times a 3x3 convolution and a 2x2 maximum: the maps get smaller (148 to 2 pixels), their number grows (32 to
-    256). 1,061,313 parameters for size 150. Weights start as He et al. (2015, arXiv:1502.01852) derive for rectified
-    layers: with Keras' default the signal fades on its way up, and the net guesses for its first epochs.
+    kind = {"units": 1, "activation": "sigmoid"} if classes == 2 else {"units": classes, "activation": "softmax"}
+    return layers.Dense(**kind, dtype="float32", name=name)
+
+
+def convolutions(size, classes, base=None, filters=(), dropout=0.0, start="glorot_uniform"):
+    """A net of the cat and dog tutorials: (N, size, size, 3) in 0..1 -> probabilities, see `answering`.
+
+    So many times a 3x3 convolution and a 2x2 maximum: the maps get smaller (148 to 2 pixels in five steps from 150),
+    their number grows. 1,061,313 parameters with the filters 32, 64, 128, 128, 256 and 3,453,121 with the first four,
+    for 512 dense units look at larger maps. `start` says how the weights begin. He et al. (2015, arXiv:1502.01852)
+    derive it for rectified layers: with Keras' default the signal fades on its way up through five of them, and the
+    net guesses for its first epochs.
     """
     from keras import Input, Sequential, layers
 
-    start = {"activation": "relu", "kernel_initializer": "he_normal"}
-    model = Sequential([Input((size, size, 3))], name="five_convolutions")
-    for i, filters in enumerate((32, 64, 128, 128, 256)):
-        model.add(layers.Conv2D(filters, 3, name=f"conv2d_{i}", **start))
+    kind = {"activation": "relu", "kernel_initializer": start}
+    model = Sequential([Input((size, size, 3))])
+    for i, count in enumerate(filters):
+        model.add(layers.Conv2D(count, 3, name=f"conv2d_{i}", **kind))
         model.add(layers.MaxPooling2D(2, name=f"max_pooling2d_{i}"))
     model.add(layers.Flatten(name="flatten"))
-    model.add(layers.Dropout(0.5, name="dropout"))
-    model.add(layers.Dense(512, name="dense_0", **start))
-    model.add(layers.Dense(1, activation="sigmoid", dtype="float32", name="dense_1"))
+    if dropout:
+        model.add(layers.Dropout(dropout, name="dropout"))
+    model.add(layers.Dense(512, name="dense_0", **kind))
+    model.add(answering(classes, "dense_1"))
     return model
+
+
+def on_base(size, classes, base, dropout=0.0):
+    """A head of two dense layers on a pretrained base: (N, size, size, 3) in 0..1 -> probabilities, see `answering`.
+
+    The layers of the base are layers of the net itself, behind what its authors did to the pixels. Its output enters
+    `flatten`: maps, (4, 4, 512) of VGG16 for size 150, or their averages. 16,812,353 parameters with VGG16.
+    """
+    import keras
+    from keras import layers
+
+    kind = BASES[base]
+    module, photos = getattr(keras.applications, kind.module), keras.Input((size, size, 3))
+    pixels = module.preprocess_input(layers.Rescaling(255.0, dtype="float32", name="pixels")(photos))
+    features = getattr(module, kind.name)(include_top=False, weights=None, input_tensor=pixels, pooling=kind.pooling,
+                                          **kind.options).output
+    hidden = layers.Dense(256, activation="relu", name="dense_0")(layers.Flatten(name="flatten")(features))
+    hidden = layers.Dropout(dropout, name="dropout")(hidden) if dropout else hidden
+    return keras.Model(photos, answering(classes, "dense_1")(hidden))
+
+
+def happy_faces(size, classes, base=None):
+    """The net of the Keras tutorial: one convolution, 7x7, with batch normalisation. 37,633 parameters for size 64."""
+    from keras import Input, Sequential, layers
+
+    return Sequential([
+        Input((size, size, 3)), layers.ZeroPadding2D(3, name="zero_padding"), layers.Conv2D(32, 7, name="conv0"),
+        layers.BatchNormalization(name="bn0"), layers.Activation("relu", name="relu"),
+        layers.MaxPooling2D(2, name="max_pool"), layers.Flatten(name="flatten"), answering(classes, "fc"),
+    ])
+
+
+def digits(size, classes, base=None):
+    """The net of the digits: (N, size, size, 1) in grey. 93,322 parameters for size 28 and ten classes."""
+    from keras import Input, Sequential, layers
+
+    return Sequential([
+        Input((size, size, 1)), layers.Conv2D(32, 3, activation="relu", name="conv2d_0"),
+        layers.MaxPooling2D(2, name="max_pooling2d_0"), layers.Conv2D(64, 3, activation="relu", name="conv2d_1"),
+        layers.MaxPooling2D(2, name="max_pooling2d_1"), layers.Conv2D(64, 3, activation="relu", name="conv2d_2"),
+        layers.Flatten(name="flatten"), layers.Dense(64, activation="relu", name="dense_0"),
+        answering(classes, "dense_1"),
+    ])
+
+
+def hand_signs(size, classes, base=None):
+    """Three dense layers, no convolution: 307,615 parameters for size 64 and six classes."""
+    from keras import Input, Sequential, layers
+
+    return Sequential([
+        Input((size, size, 3)), layers.Flatten(name="flatten"), layers.Dense(25, activation="relu", name="dense_0"),
+        layers.Dense(12, activation="relu", name="dense_1"), answering(classes, "dense_2"),
+    ])
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained net of keras.applications without its top: where it is, and what it is used with.
+
+    `size` is the side of the photos in pixels; `pooling` "avg" gives averages over its last maps, None the maps;
+    `block` is the layer that its last block begins with, `files` what Keras calls its downloaded weights.
+    """
+
+    module: str
+    name: str
+    size: int
+    pooling: str | None
+    block: str
+    files: str
+    options: dict = field(default_factory=dict)
+
+
+MOBILE = functools.partial(Base, "mobilenet", "MobileNet", 192, "avg", "conv_dw_12")
+MOBILE_2 = functools.partial(Base, "mobilenet_v2", "MobileNetV2", 192, "avg", "block_14_expand")
+BASES = {
+    "vgg16": Base("vgg16", "VGG16", 150, None, "block5_conv1", "vgg16_*"),
+    "mobilenet": MOBILE("mobilenet_1_0_192_*", {"alpha": 1.0}),
+    "mobilenet-0.75": MOBILE("mobilenet_7_5_192_*", {"alpha": 0.75}),
+    "mobilenet-0.5": MOBILE("mobilenet_5_0_192_*", {"alpha": 0.5}),
+    "mobilenet-0.25": MOBILE("mobilenet_2_5_192_*", {"alpha": 0.25}),
+    "mobilenet_v2": MOBILE_2("mobilenet_v2_*_1.0_192_*", {"alpha": 1.0}),
+    "mobilenet_v2-0.5": MOBILE_2("mobilenet_v2_*_0.5_192_*", {"alpha": 0.5}),
+    "mobilenet_v2-0.35": MOBILE_2("mobilenet_v2_*_0.35_192_*", {"alpha": 0.35}),
+    "resnet50": Base("resnet50", "ResNet50", 192, "avg", "conv5_block1_1_conv", "resnet50_*"),
+    "efficientnet_v2_b0": Base("efficientnet_v2", "EfficientNetV2B0", 192, "avg", "block6a_expand_conv",
+                               "efficientnetv2-b0_*"),
+}
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One net of the zoo: what builds it, and the side of its square photos in pixels."""
+    """One net of the ladder, and its training where that differs from the defaults of Settings.
+
+    `size` is the side of its photos in pixels (of rungs on a pretrained base that decides), `classes` how many the
+    tutorial has. `base` says what is done with the base: "features", its output is computed once, for nothing in it
+    trains; "frozen", the same, but it runs each time; "last block", that trains too. It goes on from the rung `after`.
+    `tutorial` is the share of the test photos that was right there.
+    """
 
     build: callable
-    size: int
+    change: str
+    training: dict = field(default_factory=dict)
+    size: int = 150
+    channels: int = 3
+    classes: int = 2
+    base: str | None = None
+    after: str | None = None
+    tutorial: float | None = None
 
 
-RUNGS = {"default": Rung(five_convolutions, 150)}
+FOUR, FIVE, PLAIN = (32, 64, 128, 128), (32, 64, 128, 128, 256), {"augment": False}
+RUNGS = {
+    "default": Rung(functools.partial(convolutions, filters=FIVE, dropout=0.5, start="he_normal"),
+                    "five convolutions, dropout, augmentation: small and quick"),
+    "baseline": Rung(functools.partial(convolutions, filters=FOUR),
+                     "four convolutions and nothing against over-fitting: where the climb begins",
+                     {"learning_rate": 1e-4, "batch_size": 20, **PLAIN}, tutorial=0.733),
+    "dropout": Rung(functools.partial(convolutions, filters=FOUR, dropout=0.5),
+                    "the same with dropout and augmentation: it learns for longer before it over-fits",
+                    {"learning_rate": 1e-4, "epochs": 100, "steps": 100}, tutorial=0.812),
+    "features": Rung(functools.partial(on_base, dropout=0.5),
+                     "a net trained on ImageNet describes each photo once, a small one learns from that: quick",
+                     {"learning_rate": 2e-5, "batch_size": 20, **PLAIN}, base="features", tutorial=0.893),
+    "frozen": Rung(on_base, "the same base in front, so that photos can be augmented: slow, it sees each of them anew",
+                   {"learning_rate": 2e-5, "steps": 100}, base="frozen", tutorial=0.905),
+    "finetune_plain": Rung(on_base, "frozen, then the last block of the base learns as well, without augmentation",
+                           {"learning_rate": 1e-5, "batch_size": 20, "epochs": 100, **PLAIN}, base="last block",
+                           after="frozen", tutorial=0.924),
+    "finetune": Rung(on_base, "the same with augmentation: the row that the tutorial left empty",
+                     {"learning_rate": 1e-5, "epochs": 100, "steps": 100}, base="last block", after="frozen"),
+    "happy": Rung(happy_faces, "happy faces or others: one convolution with batch normalisation, 64 x 64 pixels",
+                  {"optimizer": "adam", "epochs": 40, "batch_size": 50, **PLAIN}, size=64),
+    "mnist": Rung(digits, "ten digits: three convolutions on 28 x 28 grey pixels",
+                  {"epochs": 5, "batch_size": 64, **PLAIN}, size=28, channels=1, classes=10),
+    "signs": Rung(hand_signs, "hands that show 0 to 5: three dense layers on 64 x 64 pixels, no convolution",
+                  {"optimizer": "adam", "learning_rate": 1e-4, "epochs": 100, **PLAIN}, size=64, classes=6),
+}
 
 
-def build_model(rung, settings, policy="float32"):
+def default_classes(rung):
+    """The classes of a net whose weights do not name them: cat and dog, or numbers from 0."""
+    count = RUNGS[rung].classes
+    return ("cat", "dog") if count == 2 else tuple(map(str, range(count)))
+
+
+def named(flag, name, table):
+    """The entry of a table that a flag names. Raises UsageError."""
+    if name not in table:
+        raise UsageError(f"{flag} {name} is none of {', '.join(table)}")
+    return table[name]
+
+
+def side_of(rung, base):
+    """The side of the photos of a rung, in pixels."""
+    return BASES[base].size if RUNGS[rung].base else RUNGS[rung].size
+
+
+def build_model(rung, settings, policy="float32", classes=None, base=None):
     """A compiled Keras model of a rung, its layers computing in a Keras dtype policy (weights stay float32)."""
     import keras
 
-    before = keras.config.dtype_policy()
+    before, kind, base = keras.config.dtype_policy(), RUNGS[rung], base or settings.base
     keras.config.set_dtype_policy(policy)
     try:
-        model = RUNGS[rung].build(RUNGS[rung].size)
+        model = kind.build(side_of(rung, base), classes or kind.classes, base)
     finally:
         keras.config.set_dtype_policy(before)
+    if kind.base:
+        freeze(model, BASES[base].block if kind.base == "last block" else None)
+    return compile_for(model, settings)
+
+
+def compile_for(model, settings):
+    """A model made ready for training: two classes have one answer, the probability of the second, more have all."""
+    import keras
+
     optimizer = keras.optimizers.get(settings.optimizer)
     optimizer.learning_rate = settings.learning_rate
+    loss = "binary_crossentropy" if model.output_shape[-1] == 1 else "categorical_crossentropy"
     # XLA makes these nets slower on a CPU and takes its time to compile them.
-    model.compile(optimizer, loss="binary_crossentropy", metrics=["acc"], jit_compile=False)
+    model.compile(optimizer, loss=loss, metrics=["acc"], jit_compile=False)
     return model
 
 
-def scaled(photos):
-    """Some uint8 photos, 0..255, as nets want them: float32 (N, size, size, 3), 0..1."""
-    pixels = np.array(photos, np.float32)
+def freeze(model, block):
+    """Let only the head of a model on a base train, and the base from the layer named `block` on.
+
+    Batch normalisation of the base stays as it is: a few photos would spoil what it knows of a million.
+    """
+    from keras import layers
+
+    thawed = False
+    for layer in model.layers[: model.layers.index(model.get_layer("flatten"))]:
+        thawed = thawed or layer.name == block
+        layer.trainable = thawed and not isinstance(layer, layers.BatchNormalization)
+
+
+def base_of(model):
+    """The part of a model on a base that comes before its head: photos -> features."""
+    import keras
+
+    return keras.Model(model.input, model.get_layer("flatten").input)
+
+
+def head_of(model, settings):
+    """The part of a model on a base that comes behind it, ready for training: features -> probabilities."""
+    import keras
+
+    return compile_for(keras.Model(model.get_layer("flatten").input, model.output), settings)
+
+
+def pretrain(model, base, source):
+    """Put pretrained weights into the base of a model: from a file, "imagenet" by downloading them, or "none".
+
+    Keras prints what it downloads on stdout, which is for results. Raises WeightsError.
+    """
+    import keras
+
+    kind, inner = BASES[base], base_of(model)
+    fix = "Name a file with --base-weights, or say --base-weights none"
+    try:
+        if source == "imagenet":
+            with contextlib.redirect_stdout(sys.stderr if sys.stderr and sys.stderr.isatty() else io.StringIO()):
+                donor = getattr(getattr(keras.applications, kind.module), kind.name)(
+                    include_top=False, input_shape=inner.input_shape[1:], pooling=kind.pooling, **kind.options)
+            inner.set_weights(donor.get_weights())
+        elif source != "none":
+            open_regular(source, MAX_FILE).close()
+            before = inner.get_weights()
+            with warnings.catch_warnings(action="ignore"):  # Keras warns of what it skips, and goes on
+                inner.load_weights(source)
+            if any(map(np.array_equal, before, inner.get_weights())):
+                raise ValueError("it has none for some of the layers")
+    except OSError as error:
+        raise WeightsError(f"cannot read the base weights {source}: {reason(error)}", fix) from None
+    except Exception as error:  # noqa: BLE001 (Keras raises plain ones, with long explanations)
+        first = str(error).strip().partition("\n")[0][:200]
+        raise WeightsError(f"there are no weights of {base} to be had from {source}: {first}", fix) from None
+
+
+def features_of(base, photos, name, console):
+    """What a base makes of uint8 photos (N, size, size, 3): float32 (N, ...), in mapped memory.
+
+    Computed once: the cache of this name keeps it, until the photos or the weights of the base change.
+    """
+    source = f"{base.layers[-1].compute_dtype} {digest(b'', map(np.asarray, base.weights))}"
+    state = f"{__version__} {zlib.crc32(np.ascontiguousarray(photos))} {source}"
+    starts = range(0, len(photos), 32)
+    batches = (np.float32(base.predict_on_batch(scaled(photos[start : start + 32]))) for start in starts)
+    batches, found = console.watch("describing", batches, len(starts)), read_cache(name, state)
+    if not found:
+        try:
+            write_cache(name, state, map(np.ascontiguousarray, batches), None)
+            found = read_cache(name, state)
+        except OSError as error:
+            console.once(f"what the base sees is not kept: cannot write in {cache_folder()}: {reason(error)}")
+    return (found[0].view(np.float32) if found else np.concatenate([*batches])).reshape(-1, *base.output_shape[1:])
+
+
+def has_base(base, source):
+    """Whether the weights of a base can be had without a download: Keras keeps what it has downloaded."""
+    home = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))
+    kept = home.glob(f"models/{BASES[base].files}")
+    return source != "imagenet" or any(re.search("no_?top", path.name) for path in kept)
+
+
+def scaled(photos, channels=3):
+    """Some uint8 photos, 0..255, as nets want them: float32 (N, size, size, channels), 0..1."""
+    pixels = np.array(photos if channels == 3 else in_channels(np.asarray(photos), channels), np.float32)
     return np.divide(pixels, 255, out=pixels)  # in place: a second array would cost more than this
 
 
+def shares_of(answers):
+    """The probabilities of all classes, float64 (N, K), from what a net answers: of two it names the second only."""
+    answers = np.asarray(answers, np.float64)
+    return np.concatenate([1 - answers, answers], axis=1) if answers.shape[1] == 1 else answers
+
+
 def forward(model, photos):
-    """The probability of the second class for uint8 photos (N, size, size, 3): float32 (N,)."""
+    """The probabilities of all classes for uint8 photos (N, size, size, 3): float64 (N, K)."""
     if not len(photos):
-        return np.empty(0, np.float32)
-    return model.predict_on_batch(scaled(photos))[:, 0]
+        return shares_of(np.empty((0, model.output_shape[-1])))
+    return shares_of(model.predict_on_batch(scaled(photos, model.input_shape[-1])))
 
 
 # ======================================================================================================================
@@ -1760,23 +2102,45 @@ def forward(model, photos):
 
 
 def score(probabilities, labels):
-    """How many probabilities (N,) of the second class fall on the side of their labels (N, 1), 0 or 1.
+    """How well probabilities (N, K) of the classes agree with labels (N, 1), places of classes.
 
-    A dict: correct, total, accuracy in 0..1 and its 95 % interval; `by_class`: [correct, total] of each class.
+    A dict: correct, total, accuracy in 0..1 and its 95 % interval; `by_class`: [correct, total] of each class; `loss`,
+    the mean cross-entropy, natural logarithm, of probabilities no smaller than 1e-7, as in Keras.
     """
-    truth = labels[:, 0] > 0.5
-    right = (probabilities > 0.5) == truth
+    truth, classes = labels[:, 0].astype(int), range(probabilities.shape[1])
+    right = probabilities.argmax(axis=1) == truth
     correct, total = int(right.sum()), len(labels)
-    by_class = [[int(right[truth == second].sum()), int((truth == second).sum())] for second in (False, True)]
+    losses = -np.log(probabilities[np.arange(total), truth].clip(1e-7, 1 - 1e-7))
     return {"correct": correct, "total": total, "accuracy": correct / total, "interval": wilson(correct, total),
-            "by_class": by_class}
+            "by_class": [[int(right[truth == place].sum()), int((truth == place).sum())] for place in classes],
+            "loss": float(losses.mean())}
+
+
+def confusion(probabilities, labels):
+    """What becomes of each class: int (K, K), rows the labels (N, 1), columns the answers of probabilities (N, K)."""
+    table = np.zeros((probabilities.shape[1],) * 2, int)
+    np.add.at(table, (labels[:, 0].astype(int), probabilities.argmax(axis=1)), 1)
+    return table
+
+
+def rates(table):
+    """Of a confusion table (K, K), in 0..1: precision and recall of each class, and their balanced accuracy.
+
+    Precision is the share right of those answered so, None where there are none; recall the share right of those that
+    are so; balanced accuracy the mean recall.
+    """
+    right, answered, there = table.diagonal(), table.sum(axis=0), table.sum(axis=1)
+    precision = [int(hits) / int(count) if count else None for hits, count in zip(right, answered, strict=True)]
+    recall = [int(hits) / int(count) if count else None for hits, count in zip(right, there, strict=True)]
+    known = [share for share in recall if share is not None]
+    return {"precision": precision, "recall": recall, "balanced_accuracy": sum(known) / len(known)}
 
 
 def better_than_guessing(score):
-    """Whether the answers have to do with the photos: the shares right of both classes add up to clearly more than 1.
+    """Whether the answers have to do with the photos: the shares right of all classes add up to clearly more than 1.
 
     For answers that do not, whatever share of them is "dog", these add up to 1: nobody passes by always naming the
-    larger class. Clearly: beyond a 95 % interval of the sum, by squaring and adding (R. G. Newcombe, Statistics in
+    largest class. Clearly: beyond a 95 % interval of the sum, by squaring and adding (R. G. Newcombe, Statistics in
     Medicine 17, 1998).
     """
     shares = [(correct / total, wilson(correct, total)[0]) for correct, total in score["by_class"]]
@@ -1801,6 +2165,53 @@ def copies_line(copies):
     """What the counts of `copies_between` mean, for people."""
     counts = ", ".join(f"{count} of the {part} photos" for part, count in copies.items())
     return f"{counts} are in an earlier part as well, or look the same: the scores come out too good."
+
+
+def folds_of(labels, count, rng=None):
+    """Which photos are in which fold, [(N,) places, ...]: every class is dealt out evenly, in order or shuffled.
+
+    `labels` are (N, 1). Raises UsageError when a class has fewer photos than there are folds.
+    """
+    fold, kinds = np.empty(len(labels), int), labels[:, 0]
+    for kind in np.unique(kinds):
+        places = np.flatnonzero(kinds == kind)
+        if len(places) < count:
+            raise UsageError(f"--folds {count} is more than the {len(places)} photos of a class")
+        fold[places if rng is None else rng.permutation(places)] = np.arange(len(places)) % count
+    return [np.flatnonzero(fold == number) for number in range(count)]
+
+
+def judged(histories):
+    """What folds or repeated runs come to: the epoch with the lowest mean validation loss, counted from 1, and there
+    the accuracy of each, 0..1, their mean and their standard deviation (of a sample; 0 for a single one).
+
+    `histories` are [{"val_loss": [...], "val_acc": [...]}, ...] of equally many epochs.
+    """
+    best = int(np.mean([history["val_loss"] for history in histories], axis=0).argmin())
+    shares = [float(history["val_acc"][best]) for history in histories]
+    return {"best_epoch": best + 1, "accuracies": shares, **spread(shares)}
+
+
+def spread(values):
+    """Mean and standard deviation of a sample: {"mean": ..., "deviation": ...}, 0 of a single value."""
+    return {"mean": float(np.mean(values)), "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+
+
+def scoreboard(rows):
+    """The rows of `CatDogClassifier.compare` by rung: how many runs, means, and the spread of the accuracy.
+
+    `interval` is that of a single run, None for several.
+    """
+    board = []
+    for rung in dict.fromkeys(row["rung"] for row in rows):
+        runs = [row for row in rows if row["rung"] == rung]
+        means = {name: float(np.mean([run[name] for run in runs])) for name in ("epochs", "seconds")}
+        accuracy = spread([run["accuracy"] for run in runs])
+        board.append({"rung": rung, "runs": len(runs), "parameters": runs[0]["parameters"], **means,
+                      "accuracy": accuracy["mean"], "deviation": accuracy["deviation"],
+                      "interval": runs[0]["interval"] if len(runs) == 1 else None, "bytes": runs[0]["bytes"],
+                      "tutorial": runs[0]["tutorial"]})
+    return board
 
 
 def smooth(points, factor=0.8):
@@ -1969,7 +2380,9 @@ class Training:
 # 11. Pictures
 # ======================================================================================================================
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # told apart by the colour-blind too (Okabe and Ito, 2008)
+# Told apart by the colour-blind too (Okabe and Ito, 2008).
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
+PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def pack_figure(figure):
@@ -2000,6 +2413,30 @@ def draw_curves(history, name, title, best):
     axes.grid(alpha=0.3)
     axes.legend()
     figure._repr_png_ = functools.partial(pack_figure, figure)  # what a notebook shows, even without pyplot
+    return figure
+
+
+def draw_compared(curves):
+    """A matplotlib Figure of the validation accuracy of several trainings: [(name, [share, 0..1, by epoch]), ...].
+
+    Each name has a colour, each training its moving average and, thin, its points.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch", ylabel="right on the validation photos", title="The ladder")
+    styles = {name: {"color": PALETTE[place % len(PALETTE)], "linestyle": "-" if place < len(PALETTE) else "--"}
+              for place, name in enumerate(dict.fromkeys(name for name, _ in curves))}
+    for name, curve in curves:
+        epochs = range(1, len(curve) + 1)
+        axes.plot(epochs, curve, linewidth=0.8, alpha=0.3, **styles[name])
+        axes.plot(epochs, smooth(curve), linewidth=2, label=name, **styles[name])
+    handles = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
     return figure
 
 
@@ -2039,18 +2476,20 @@ def show_pictures(paths):
 DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError, SystemError)
 
 
-def pack_weights(model, facts):
+def pack_weights(model, facts, seen=()):
     """The weights of a model as an HDF5 file in bytes, in the layout that load_weights of Keras 2 and 3 reads.
 
     Per layer one group with its arrays; what is known about the net as JSON in the attribute "catdogclassifier", and a
-    digest of that and of all arrays, for HDF5 itself has none.
+    digest of that and of all arrays, for HDF5 itself has none. `seen` are the `marks` of the photos that it learned
+    from.
     """
     import h5py
 
     buffer, about = io.BytesIO(), json.dumps(facts).encode()
     with h5py.File(buffer, "w") as file:
         file.attrs["catdogclassifier"] = np.bytes_(about)
-        file.attrs["digest"] = np.bytes_(digest(about, map(np.asarray, model.weights)))
+        file.attrs["digest"] = np.bytes_(digest(about, [*map(np.asarray, model.weights), np.asarray(seen, np.int64)]))
+        file.create_dataset("seen", data=np.asarray(seen, np.int64))
         file.attrs["backend"], file.attrs["keras_version"] = "tensorflow", facts["versions"]["keras"]
         file.attrs["layer_names"] = np.array([layer.name for layer in model.layers], "S")
         for layer in model.layers:
@@ -2087,7 +2526,7 @@ def unpack_weights(path, model):
 
     try:
         shapes = [tuple(weight.shape) for weight in model.weights]
-        limit = 16 * sum(map(math.prod, shapes)) + 1_000_000  # bytes; an optimizer's memory may be in it as well
+        limit = 16 * sum(map(math.prod, shapes)) + 8 * MAX_SEEN + 1_000_000  # bytes: with the memory of an optimizer
         with open_regular(path, limit) as opened, h5py.File(opened, "r") as file:
             check_plain(file, opened)
             names, stored = stored_arrays(file.get("model_weights", file), limit=len(shapes) + 1)
@@ -2096,7 +2535,8 @@ def unpack_weights(path, model):
                 raise WeightsError(f"{path} holds the weights of another net", "Train anew, or name another --weights")
             about, arrays = read_attribute(file, "catdogclassifier"), [array[()] for array in stored]
             ours, seal = [(layer.name, name) for layer in model.layers for name in weight_names(layer)], "digest"
-            whole = names == ours and about and read_attribute(file, seal) == [digest(about[0], arrays).encode()]
+            content = [*arrays, *stored_marks(file)]
+            whole = names == ours and about and read_attribute(file, seal) == [digest(about[0], content).encode()]
             if not whole and (about or seal in file.attrs or names == ours):  # or else it is of another program
                 raise ValueError("it has been damaged or changed")
         if not all(np.isfinite(array).all() for array in arrays):
@@ -2179,16 +2619,35 @@ def stored_arrays(root, limit):
     return [(layer.decode(), name.decode()) for layer, name in names], [root[layer][name] for layer, name in names]
 
 
+def stored_marks(file):
+    """The marks of the photos that the net of a weights file learned from, [int64 (N,)]; [] without any."""
+    found = file.get("seen")
+    if found is None or found.shape is None or len(found.shape) != 1 or not 0 < found.shape[0] <= MAX_SEEN:
+        return []
+    return [found[()]] if found.dtype == np.int64 else []
+
+
+def marks_in(path):
+    """The marks of the photos that the net of a weights file learned from, int64 (N,); none where it does not say."""
+    import h5py
+
+    with contextlib.suppress(*DAMAGED), open_regular(path, MAX_FILE) as opened, h5py.File(opened, "r") as file:
+        check_plain(file, opened)
+        return (stored_marks(file) or [np.empty(0, np.int64)])[0]
+    return np.empty(0, np.int64)
+
+
 def read_facts(about):
     """What a weights file says about its net, with the tutorial's answers where it says nothing. Raises ValueError."""
     facts = json.loads(about)
-    facts = {"rung": "default", "classes": ["cat", "dog"], "drawings": False, "summary": {}, **facts}
-    classes = facts["classes"]
+    facts = {"rung": "default", "base": None, "classes": ["cat", "dog"], "drawings": False, "summary": {}, **facts}
+    classes, rung, base = facts["classes"], facts["rung"], facts["base"]
     if not (isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)):
         raise ValueError("its class names are damaged")
     if not isinstance(facts["summary"], dict):
         raise ValueError("what it says about itself is damaged")
-    if len(classes) != 2 or classes != sorted(set(classes)) or facts["rung"] not in RUNGS:
+    known = rung in list(RUNGS) and (not RUNGS[rung].base or base in list(BASES))  # in lists: they may be anything
+    if not known or not 2 <= len(classes) <= MAX_CLASSES or classes != sorted(set(classes)):
         raise ValueError("it is of a net that this program does not know")
     return facts
 
@@ -2231,23 +2690,24 @@ def pack_litert(model):
 
 
 def litert_forward(content, batch_size=4):
-    """A function like `forward` from a LiteRT file: uint8 (N, size, size, 3) -> float32 (N,)."""
+    """A function like `forward` from a LiteRT file: uint8 (N, size, size, 3) -> float64 (N, K)."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
     (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def answer(photos):
-        """The answers for one batch of scaled photos."""
+        """The answers for one batch of scaled photos, as the net has them."""
         interpreter.resize_tensor_input(given["index"], photos.shape)
         interpreter.allocate_tensors()
         interpreter.set_tensor(given["index"], photos)
         interpreter.invoke()
-        return interpreter.get_tensor(wanted["index"])[:, 0]
+        return interpreter.get_tensor(wanted["index"])
 
     def forward(photos):
-        parts = [answer(scaled(photos[i : i + batch_size])) for i in range(0, len(photos), batch_size)]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+        batches = [photos[i : i + batch_size] for i in range(0, len(photos), batch_size)]
+        parts = [answer(scaled(batch, given["shape"][-1])) for batch in batches]
+        return shares_of(np.concatenate(parts) if parts else np.empty((0, wanted["shape"][-1])))
 
     with hushed():  # it announces its delegate; and if it cannot answer, that shows here
         answer(np.zeros(given["shape"], np.float32))
@@ -2261,6 +2721,15 @@ def pack_history(history):
     table.writerow(["epoch", *history])
     table.writerows([epoch, *row] for epoch, row in enumerate(zip(*history.values(), strict=True), start=1))
     return text.getvalue().encode()
+
+
+def read_history(path):
+    """What `pack_history` wrote: {name: [float, ...]}, nothing where it is missing."""
+    if not os.path.exists(path):
+        return collections.defaultdict(list)
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
 # ======================================================================================================================
@@ -2282,23 +2751,40 @@ class Prediction:
 class CatDogClassifier:
     """A cat/dog classifier: train it on a folder, look at its curves, let it classify photos.
 
-    Takes the fields of `Settings` as keywords: CatDogClassifier(epochs=10, weights="pets.h5"). `classes` are the names
-    of its answers, `model` the Keras model, `history` the Keras History of its training, `kept` the epoch of it whose
-    weights the model has, `summary` the outcome of the last training, `files` what it wrote, `facts` what is known of
-    the weights in the model: None while they are untrained.
+    Takes the fields of `Settings` as keywords: CatDogClassifier(epochs=10, weights="pets.h5"); what is not given is as
+    the rung of the ladder has it. `classes` are the names of its answers, `model` the Keras model, `history` the Keras
+    History of its training, `kept` the epoch of it whose weights the model has, `summary` the outcome of the last
+    training, `files` what it wrote, `facts` what is known of the weights in the model: None while they are untrained,
+    `seen` the `marks` of the photos that they learned from. Raises UsageError.
     """
 
     def __init__(self, **settings):
-        self.settings = Settings(**settings)
+        self._given, rung = settings, settings.get("model", Settings.model)
+        self._be(rung, settings.get("base", Settings.base))
         self.console = Console(self.settings.quiet)
-        self.rung, self.size, self.classes, self.drawings = "default", RUNGS["default"].size, ("cat", "dog"), False
-        self._answering, self._as_loaded, self.files = None, None, []
+        self.classes, self.drawings = default_classes(rung), False
+        self._answering, self._as_loaded, self._head, self._climbed, self.files = None, None, None, None, []
         self._take(None, None)
+
+    def _be(self, rung, base):
+        """Be of this rung, with this base if it has one, and train as it does where nothing else was asked for."""
+        self.rung, self.base = rung, base
+        self.settings = Settings(**{**named("--model", rung, RUNGS).training, **self._given})
+        named("--base", base, BASES)
+
+    @property
+    def size(self):
+        """The side of the photos as the net gets them, in pixels."""
+        return side_of(self.rung, self.base)
 
     def _take(self, model, facts):
         """Go on with this model, about whose weights this is known."""
         self.model, self.facts, self.history, self.kept, self.summary = model, facts, None, 0, {}
-        self._litert, self._run = None, None
+        self._litert, self._run, self.seen, self.recipe = None, None, np.empty(0, np.int64), {}
+
+    def _build(self, policy):
+        """A net of the present rung, its weights random."""
+        return build_model(self.rung, self.settings, policy, len(self.classes), self.base)
 
     @functools.cached_property
     def device(self):
@@ -2311,31 +2797,49 @@ class CatDogClassifier:
     def load_data(self, directory=None):
         """The training and the validation photos of a dataset, as batches for `model.fit`.
 
-        Two tf.data.Datasets of (float32 (B, 150, 150, 3) in 0..1, float32 (B, 1): 0 the first class, 1 the second); the
-        training photos are shuffled and augmented anew each epoch, the validation photos never. Raises DatasetError.
+        Two tf.data.Datasets of (float32 (B, 150, 150, 3) in 0..1, float32 (B, 1): 0 the first class, 1 the second), see
+        `make_batches`; the training photos are shuffled and augmented anew each epoch, the validation photos never. The
+        rung "features" gets what its base makes of them. Raises DatasetError, WeightsError.
         """
-        directory, settings, ignored = directory or self.settings.dataset, self.settings, collections.Counter()
-        train = list_split(directory, "train", self.classes if self.facts else None, ignored)
-        validation = list_split(directory, "validation", train, ignored)
-        self.classes, self.drawings = tuple(train), any(is_drawing(photos[0]) for photos in train.values())
-        self.training = load_photos(train, self.size, self.console)
-        self.validation = load_photos(validation, self.size, self.console)
+        directory, ignored = directory or self.settings.dataset, collections.Counter()
+        self.training, self.validation = (load_photos(classes, self.size, self.console)
+                                          for classes in self._list(directory, ignored).values())
         parts = [f"{len(self.training[1])} photos to train on ({self._counted(self.training[1])})",
                  f"{len(self.validation[1])} to validate ({self._counted(self.validation[1])})", *told(ignored)]
         self.console.say(f"{printable(directory)}: {', '.join(parts)}")
         self.device  # noqa: B018 (TensorFlow starts here, after all that can be wrong with the folder)
-        self.rng = np.random.default_rng(settings.seed)
-        train = make_batches(*self.training, settings.batch_size, self.rng, settings.augment)
-        return train, make_batches(*self.validation, settings.batch_size)
+        self.rng = np.random.default_rng(self.settings.seed)
+        return (self._batches(*self.training, Path(directory, "train"), self.rng),
+                self._batches(*self.validation, Path(directory, "validation")))
+
+    def _list(self, directory, ignored=None):
+        """The photos of a dataset to train on and to validate, {split: {class: [paths]}}; its classes are ours now."""
+        train = list_split(directory, "train", self.classes if self.facts else None, ignored)
+        validation = list_split(directory, "validation", train, ignored)
+        self.classes, self.drawings = tuple(train), any(is_drawing(photos[0]) for photos in train.values())
+        return {"train": train, "validation": validation}
+
+    def _batches(self, photos, labels, place, rng=None, rows=None):
+        """Photos as the net in training is fed with them, shuffled and augmented with a numpy Generator."""
+        settings, features = self.settings, RUNGS[self.rung].base == "features"
+        if features:
+            base = base_of(self._model_to_train())
+            fed = features_of(base, photos, cache_name(place, f"-{self.base}.features"), self.console)
+        else:
+            fed = in_channels(photos, RUNGS[self.rung].channels)
+        steps, augment = (settings.steps, settings.augment and not features) if rng else (0, False)
+        return make_batches(fed, labels, settings.batch_size, rng, augment, steps, len(self.classes), rows)
 
     def _counted(self, labels):
         """The number of labels (N, 1) of each class: "150 cat, 150 dog"."""
-        counts = np.bincount(labels[:, 0].astype(int), minlength=2)
+        counts = np.bincount(labels[:, 0].astype(int), minlength=len(self.classes))
         return ", ".join(f"{count} {printable(name)}" for count, name in zip(counts, self.classes, strict=True))
 
     def createModel(self):
-        """A new, untrained net, compiled; see `five_convolutions`."""
-        self._take(build_model(self.rung, self.settings, self.training_policy), None)
+        """A new net, untrained but for a pretrained base, compiled; see `convolutions`. Raises WeightsError."""
+        self._take(self._build(self.training_policy), None)
+        if RUNGS[self.rung].base:
+            pretrain(self.model, self.base, self.settings.base_weights)
         return self.model
 
     @functools.cached_property
@@ -2346,7 +2850,7 @@ class CatDogClassifier:
     @property
     def precision(self):
         """What the model computes in, by the name that --precision has for it."""
-        return self.model.layers[0].compute_dtype
+        return self.model.compute_dtype
 
     @property
     def answering_policy(self):
@@ -2366,10 +2870,13 @@ class CatDogClassifier:
         check_writable(self.settings.weights)
         check_replaceable(self.settings.weights)
         train, validation = self.load_data(directory)
-        self._look_for_copies(directory)
+        learned_from = self._look_for_copies(directory)
+        if not self._climb(directory):
+            return self.history
         train, weights = balanced(train, self.training[1])
         validation, _ = balanced(validation, self.validation[1])
         training = self._set_up(validation)
+        self.seen = np.union1d(self.seen, learned_from)[-MAX_SEEN:]
         self._announce(training, weights)
         training.run(train, validation, self.history)
         self.kept = training.progress.kept
@@ -2380,20 +2887,53 @@ class CatDogClassifier:
             interrupt(signal.SIGTERM)
         return self.history
 
+    def _climb(self, directory):
+        """Before a rung that goes on from another: take that one's weights, trained first; False if that was stopped.
+
+        They are those in the weights file when it holds a net of that rung that has learned from the same photos.
+        """
+        before, weights, recipe = RUNGS[self.rung].after, self.settings.weights, self._recipe()
+        unfinished = None if self.settings.fresh else read_sealed(beside(weights, UNFINISHED))
+        if not before or self._is_trained() or (unfinished and unfinished[1] == recipe):
+            return True
+        found = facts_of(weights)
+        wanted = {"rung": before, "base": self.base, "classes": list(self.classes)}
+        done = found.get("summary", {}).get("ending", "interrupted") != "interrupted"
+        if not done or found.get("recipe", {}).get("photos") != recipe["photos"] or not wanted.items() <= found.items():
+            self.console.say(f"First {before}, which {self.rung} goes on from.")
+            first = CatDogClassifier(**{**self._given, "model": before})
+            first.train(directory)
+            if first.summary["ending"] == "interrupted":
+                self.summary, self.files, self.history = first.summary, first.files, first.history
+                return False
+            self._climbed = first.facts["run"]  # one training in two parts: it replaces the weights of its first one
+        self.load_weights()
+        return True
+
+    @property
+    def _net(self):
+        """What an unfinished training must be of to be gone on with."""
+        return f"{self.rung} on {self.base}" if RUNGS[self.rung].base else self.rung
+
     def _look_for_copies(self, directory):
-        """Load the test photos, if there are any, and say whether one photo is in several parts."""
+        """Load the test photos, if there are any, and say whether one photo is in several parts.
+
+        Returns the `marks` of the photos to train on and to validate.
+        """
         try:
             self.test = load_photos(list_split(directory, "test", self.classes), self.size, self.console)
         except DatasetError as error:
             self.test = None
             self.console.say(f"There will be no test score: {error}")
         parts = {"train": self.training, "validation": self.validation} | ({"test": self.test} if self.test else {})
-        self.copies = copies_between({part: photos for part, (photos, _) in parts.items()})
+        parts = {part: fingerprints(photos) for part, (photos, _) in parts.items()}
+        self.copies = copies_between(parts)
         if self.copies:
             command = f"python CatDogClassifier.py --check {shlex.quote(printable(directory))}"
             self.console.warn(f"{copies_line(self.copies)} Which: {command}")
         else:
             self.console.say(f"Looked for copies between {', '.join(parts)}: none found.")
+        return np.concatenate([marks(parts[part][1]) for part in ("train", "validation")])
 
     def _set_up(self, validation):
         """The Training to run: of an unfinished one, of the net as it stands, or of a new one."""
@@ -2401,14 +2941,15 @@ class CatDogClassifier:
 
         trained, recipe = self._is_trained(), self._recipe()
         progress, best_weights = self._go_on(recipe, trained)
-        self.summary, model = {}, self._model_to_train()
+        self.summary, model = {}, self._fitted()
         if progress is None:
             best = model.evaluate(validation, verbose=0)[0] if trained else math.inf
             progress = Progress(self.training_policy, self.history.history if self.history else {}, kept=self.kept,
                                 best=best if math.isfinite(best) else math.inf)
-            progress.start = progress.epochs
-        self._run, self.history = progress.run, self.history or History()
+            progress.start, progress.run = progress.epochs, self._climbed or progress.run
+        self._run, self.history, self._climbed = progress.run, self.history or History(), None
         self.history.history = progress.history  # which Keras adds to from now on
+        self.recipe = self._whole_recipe()
         save = functools.partial(self._save_state, recipe)
         return Training(model, progress, self.settings, self.console, best_weights, self._keep, save)
 
@@ -2418,7 +2959,13 @@ class CatDogClassifier:
         for array in (*self.training, *self.validation):
             photos = zlib.crc32(np.ascontiguousarray(array), photos)
         settings = {"--" + name.replace("_", "-"): getattr(self.settings, name) for name in RECIPE}
-        return {"version": __version__, "net": self.rung, "photos": photos, "classes": list(self.classes), **settings}
+        if RUNGS[self.rung].base:
+            settings["--base-weights"] = self.settings.base_weights
+        return {"version": __version__, "net": self._net, "photos": photos, "classes": list(self.classes), **settings}
+
+    def _whole_recipe(self):
+        """What a training must have in common with a finished one to be the same."""
+        return {**self._recipe(), "--epochs": self.settings.epochs, "--patience": self.settings.patience}
 
     def _go_on(self, recipe, trained):
         """Make the net of an unfinished training the model; its Progress and best weights, or (None, None) if none."""
@@ -2438,7 +2985,7 @@ class CatDogClassifier:
                 self.rng.bit_generator.state = progress.random
                 if self.settings.precision == "auto":
                     self.training_policy = progress.policy
-                return progress, unpack_state(content, self._model_to_train())
+                return progress, unpack_state(content, self._fitted())
         except (TypeError, KeyError, ValueError):
             problem = "is damaged"
         self.console.say(f"The unfinished training {printable(path)} {problem}: starting over, which replaces it after "
@@ -2461,10 +3008,19 @@ class CatDogClassifier:
         if self.model is None:
             return self.createModel()
         untouched = self.model.optimizer is self._as_loaded and not int(self._as_loaded.iterations)
-        if untouched and self.model.layers[0].dtype_policy.name != self.training_policy:
-            weights, self.model = self.model.get_weights(), build_model(self.rung, self.settings, self.training_policy)
+        if untouched and self.model.dtype_policy.name != self.training_policy:
+            weights, self.model = self.model.get_weights(), self._build(self.training_policy)
             self.model.set_weights(weights)
         return self.model
+
+    def _fitted(self):
+        """The net in training: all of it, or of the rung "features" the head."""
+        model = self._model_to_train()
+        if RUNGS[self.rung].base != "features":
+            return model
+        if self._head is None or self._head[0] is not model:
+            self._head = model, head_of(model, self.settings)
+        return self._head[1]
 
     def _is_trained(self):
         """True when the weights in the model are worth keeping: read from a file, or trained, here or by hand."""
@@ -2488,7 +3044,7 @@ class CatDogClassifier:
             self.console.say(f"So that unequal classes weigh the same, it counts {counts}.")
         self.console.say(
             f"Training to tell {' from '.join(map(printable, self.classes))}, on the {self.device.name} in "
-            f"{self.precision}; epochs: at most {last}."
+            f"{self.precision}; epochs: at most {last}." + (f" Net: {self._net}." if self.rung != "default" else "")
         )
         if done > training.progress.start:
             self.console.say(f"Going on after epoch {done} of an unfinished training (--fresh starts over).")
@@ -2502,7 +3058,8 @@ class CatDogClassifier:
                   LOSS: lambda: pack_figure(self.showLoss())}
         self.files = [weights, *filter(None, itertools.starmap(self._write_beside, extras.items()))]
         self.summary = {**training.outcome(), "validation": None, "test": None, "learned": None, "copies": self.copies,
-                        "device": self.device.name, "precision": self.precision, "drawings": self.drawings}
+                        "device": self.device.name, "precision": self.precision, "drawings": self.drawings,
+                        "rung": self.rung, "parameters": self.model.count_params()}
         if training.ending != "interrupted":
             self.summary["validation"] = self._score(*self.validation)
             if progress.epochs >= ENOUGH_EPOCHS:
@@ -2531,11 +3088,11 @@ class CatDogClassifier:
         self._keep_previous(Path(self.settings.weights))
         versions = {name: metadata.version(name) for name in ("keras", "numpy")}
         self.facts = {
-            "program": PROGRAM, "rung": self.rung, "classes": list(self.classes),
-            "image_size": self.size, "drawings": self.drawings, "versions": versions, "run": self._run,
-            "summary": self.summary,
+            "program": PROGRAM, "rung": self.rung, "base": self.base if RUNGS[self.rung].base else None,
+            "classes": list(self.classes), "image_size": self.size, "drawings": self.drawings, "versions": versions,
+            "run": self._run, "recipe": self.recipe, "summary": self.summary,
         }
-        write_whole(self.settings.weights, pack_weights(self.model, self.facts))
+        write_whole(self.settings.weights, pack_weights(self.model, self.facts, self.seen))
 
     def _keep_previous(self, path):
         """Keep the weights of an earlier training; but those of one that was not finished must not cost others."""
@@ -2547,16 +3104,34 @@ class CatDogClassifier:
             self.console.say(f"The weights of an earlier training are kept as {printable(previous)}.")
 
     def load_weights(self, path=None):
-        """Take the weights of a file instead of training: ours, or the tutorial's of Keras 2. Raises WeightsError."""
+        """Take the weights of a file instead of training: ours, or the tutorial's of Keras 2. Raises WeightsError.
+
+        Of ours the file says which rung they are of; others must be of the present one.
+        """
         path = path or self.settings.weights
         if not os.path.exists(path):
             fix = "Train first (python CatDogClassifier.py), or name others with --weights"
             raise WeightsError(f"there are no weights at {path}", fix)
         self.device  # noqa: B018 (TensorFlow starts here)
-        model = build_model(self.rung, self.settings, self.answering_policy)
-        self._take(model, unpack_weights(path, model))
-        self._as_loaded = model.optimizer
-        self._know(self.facts)
+        stranger = {"rung": self.rung, "base": self.base, "classes": default_classes(self.rung)}
+        about = facts_of(path) or stranger
+        self._check_rung(about, path)
+        rung = self.rung if RUNGS[self.rung].after == about["rung"] else about["rung"]
+        model = build_model(rung, self.settings, self.answering_policy, len(about["classes"]), about["base"])
+        facts = {**unpack_weights(path, model), **(stranger if about is stranger else {})}
+        if (rung, about["base"]) != (self.rung, self.base):
+            self._be(rung, about["base"] or self.base)
+        self._take(model, facts)
+        self._as_loaded, self.seen = model.optimizer, marks_in(path)
+        self._know(facts)
+
+    def _check_rung(self, about, path):
+        """Raise WeightsError when weights are of another net than the one asked for by name."""
+        theirs, fix = about["rung"], "Leave out --model and --base, or name another --weights"
+        if "model" in self._given and theirs not in (self.rung, RUNGS[self.rung].after):
+            raise WeightsError(f"{path} holds the weights of a net of the rung {theirs}, not {self.rung}", fix)
+        if "base" in self._given and RUNGS[theirs].base and about["base"] != self.base:
+            raise WeightsError(f"{path} holds the weights of a net on {about['base']}, not on {self.base}", fix)
 
     def showAcc(self):
         """The Figure of the accuracy over the epochs. Raises TrainingError before any training."""
@@ -2576,16 +3151,17 @@ class CatDogClassifier:
         """The net that answers: the trained weights in `answering_policy`."""
         if self.model is None or not self._is_trained():
             self.load_weights()
-        if self.model.layers[0].dtype_policy.name == self.answering_policy:
+        if self.model.dtype_policy.name == self.answering_policy:
             return self.model
-        if self._answering is None:
-            self._answering = build_model(self.rung, self.settings, self.answering_policy)
-        self._answering.set_weights(self.model.get_weights())
-        return self._answering
+        kind = self.rung, self.base, self.classes
+        if self._answering is None or self._answering[0] != kind:
+            self._answering = kind, self._build(self.answering_policy)
+        self._answering[1].set_weights(self.model.get_weights())
+        return self._answering[1]
 
     @property
     def answer(self):
-        """What answers: a function from uint8 photos (N, size, size, 3) to the probability of the second class (N,).
+        """What answers: a function from uint8 photos (N, size, size, 3) to the probabilities of the classes, (N, K).
 
         That is `forward` with the net; but for weights in a file, LiteRT where it is installed: it starts at once.
         Raises WeightsError.
@@ -2597,24 +3173,31 @@ class CatDogClassifier:
     def _open_litert(self):
         """The weights file on LiteRT; None where that fails. Converted once, a cache keeps it as long as they match."""
         weights = self.settings.weights
-        name, state = cache_name(weights, ".litert"), digest_of(weights)
+        name, state = cache_name(weights, ".litert"), self._state_of_weights()
         found = read_cache(name, state)
         if not found and state and can_write_cache():
-            source = CatDogClassifier(**asdict(self.settings))
+            source = CatDogClassifier(**self._given)
             found = self._convert(source.predictor, source.facts, name, state)
         try:
             forward, facts = litert_forward(found[0].tobytes()), found[1]
         except Exception:  # noqa: BLE001 (whatever an optional library fails with, there is Keras)
             return None
+        self._check_rung(facts, weights)
+        self._be(facts["rung"], facts["base"] or self.base)
         self.facts = facts
         self._know(facts)
         return forward
+
+    def _state_of_weights(self):
+        """What a conversion of the weights file is made from: its content, and what is asked for; None without one."""
+        content = digest_of(self.settings.weights)
+        return content and f"{content} {self._given.get('model')} {self._given.get('base')}"
 
     def _convert(self, model, facts, name, state):
         """Write the cache of a model for LiteRT and read it; None where that fails, or the weights file has changed."""
         try:
             content = pack_litert(model)
-            if digest_of(self.settings.weights) == state:
+            if self._state_of_weights() == state:
                 write_cache(name, state, [content], facts)
                 return read_cache(name, state)
         except Exception:  # noqa: BLE001, S110 (TensorFlow's converter raises plain ones)
@@ -2626,16 +3209,109 @@ class CatDogClassifier:
         self.classes, self.drawings = tuple(facts["classes"]), bool(facts["drawings"])
 
     def evaluate(self, directory=None, split="test"):
-        """The score on one split of a dataset, by default the one that training never sees: see `score`.
+        """The scores on one split of a dataset, by default the one that training never sees.
 
-        Raises DatasetError, WeightsError.
+        Those of `score` and `rates`, the names of the classes, `confusion` as lists, and `seen`: how many of the photos
+        the net learned from. Raises DatasetError, WeightsError.
         """
         self.predictor  # noqa: B018 (its weights say which classes to expect)
         classes = list_split(directory or self.settings.dataset, split, self.classes)
-        return self._score(*load_photos(classes, self.size, self.console))
+        photos, labels = load_photos(classes, self.size, self.console)
+        shares = self._shares(photos, labels)
+        table = confusion(shares, labels)
+        return {**score(shares, labels), **rates(table), "classes": list(self.classes), "confusion": table.tolist(),
+                "seen": known_among(marks(fingerprints(photos)[1]), self.seen)}
 
     def _score(self, photos, labels):
-        return score(self.predictor.predict(make_batches(photos, labels, 64), verbose=0)[:, 0], labels)
+        return score(self._shares(photos, labels), labels)
+
+    def _shares(self, photos, labels):
+        """The probabilities of the classes for photos, float64 (N, K)."""
+        batches = make_batches(in_channels(photos, RUNGS[self.rung].channels), labels, 64)
+        return shares_of(self.predictor.predict(batches, verbose=0))
+
+    def compare(self, rungs=(), seeds=1, directory=None):
+        """Train rungs of the ladder on the same photos, one after another; yields a row for each training.
+
+        By default all that need no download. A row is a dict: rung, seed, parameters, epochs, best_epoch, seconds,
+        bytes, tutorial, `curve`, the validation accuracy of each epoch, and the `score` on the test photos. Weights and
+        curves lie in a folder beside the weights, which are left alone; called again, what is finished there is not
+        trained again, and what is not is gone on with. A rung that cannot be trained is said and left out. Raises
+        DatasetError, WriteError, KeyboardInterrupt.
+        """
+        first, source = self.settings.seed or 0, self.settings.base_weights
+        here = [name for name, rung in RUNGS.items() if not rung.base or has_base(self.settings.base, source)]
+        for rung, seed in itertools.product(rungs or here, range(first, first + seeds)):
+            try:
+                yield self._trial(rung, seed, directory)
+            except (TrainingError, WeightsError) as error:
+                self.console.warn(f"{rung} is left out: {error}")
+
+    def _trial(self, rung, seed, directory):
+        """One training of a comparison, or what it has left: a row."""
+        path = beside(self.settings.weights, COMPARED) / f"{rung}-{seed}.h5"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run = CatDogClassifier(**{**self._given, "model": rung, "seed": seed, "weights": str(path)})
+        before = path.with_name(f"{RUNGS[rung].after}-{seed}.h5")
+        self.console.say(f"\n{rung}, seed {seed}: {RUNGS[rung].change}")
+        if not run._is_done(directory):
+            if before.exists() and not beside(path, UNFINISHED).exists():
+                write_whole(path, before.read_bytes())  # what it goes on from need not be trained twice
+            run.train(directory)
+            if run.summary["ending"] == "interrupted":
+                raise KeyboardInterrupt
+        summary = facts_of(path)["summary"]
+        told = {name: summary[name] for name in ("parameters", "epochs", "best_epoch", "seconds")}
+        return {"rung": rung, "seed": seed, **told, "bytes": path.stat().st_size, "tutorial": RUNGS[rung].tutorial,
+                "curve": read_history(beside(path, HISTORY))["val_acc"], **summary["test"]}
+
+    def _is_done(self, directory):
+        """Whether the weights file holds just the net that a training now would end with, and its test score."""
+        facts = facts_of(self.settings.weights)
+        summary = facts.get("summary", {})
+        if facts.get("rung") != self.rung or not summary.get("test") or summary["ending"] == "interrupted":
+            return False
+        self.load_data(directory)
+        return facts.get("recipe") == self._whole_recipe()
+
+    def crossValidate(self, directory=None, folds=5, repeats=1):
+        """K-fold cross-validation on the photos to train on and to validate: each fold a fresh net, nothing is saved.
+
+        Each fold validates once, after a training on the others for all epochs; from the second repeat on the photos
+        are shuffled before they are dealt out. Returns what `judged` says of all of them. Raises UsageError,
+        DatasetError, TrainingError, KeyboardInterrupt.
+        """
+        directory, histories = directory or self.settings.dataset, []
+        classes = [*self._list(directory).values()]
+        pooled = {name: list(itertools.chain(*(split[name] for split in classes))) for name in self.classes}
+        photos, labels = load_photos(pooled, self.size, self.console)
+        self.rng, place = np.random.default_rng(self.settings.seed), Path(directory, "folds")
+        for repeat in range(repeats):
+            parts = folds_of(labels, folds, self.rng if repeat else None)
+            for number, held in enumerate(parts, start=1):
+                again = f", repeat {repeat + 1} of {repeats}" if repeats > 1 else ""
+                self.console.say(f"Fold {number} of {folds}{again}")
+                rest = np.concatenate([part for part in parts if part is not held])
+                histories.append(self._fold(photos, labels, place, rest, held))
+        self._take(None, None)
+        return {"folds": folds, "repeats": repeats, "epochs": self.settings.epochs, **judged(histories)}
+
+    def _fold(self, photos, labels, place, rest, held):
+        """Train a fresh net on some of the photos for all epochs, validate it on others: its history."""
+        from keras.callbacks import History
+
+        self._take(None, None)
+        history, settings, nothing = History(), replace(self.settings, patience=0), lambda training: None
+        train, _ = balanced(self._batches(photos, labels, place, self.rng, rest), labels[rest])
+        validation, _ = balanced(self._batches(photos, labels, place, rows=held), labels[held])
+        progress = Progress(self.training_policy, history.history)
+        training = Training(self._fitted(), progress, settings, self.console, None, nothing, nothing)
+        training.run(train, validation, history)
+        if training.ending == "interrupted":
+            interrupt(training.signal)
+        if training.ending == "diverged":
+            raise TrainingError("loss or weights of a fold are no numbers", "Try a smaller --learning-rate")
+        return history.history
 
     def check(self, directory=None, labels=False):
         """The doctor's Report on a dataset, or on any folder of photos; nothing is changed.
@@ -2673,16 +3349,16 @@ class CatDogClassifier:
             answers = answer([photo for _, photo in chunk if not isinstance(photo, PhotoError)])
             if not np.isfinite(answers).all():
                 raise WeightsError(f"{self.settings.weights} gives answers that are no numbers", "Train anew")
-            answers = iter(answers)
+            answers = iter(answers.tolist())
             for path, photo in chunk:
                 if isinstance(photo, PhotoError):
                     yield Prediction(path, error=str(photo))
                 else:
-                    yield self._prediction(path, float(next(answers)))
+                    yield self._prediction(path, next(answers))
 
-    def _prediction(self, path, second):
-        """The Prediction for a photo whose probability of the second class is known."""
-        probabilities = dict(zip(self.classes, (1 - second, second), strict=True))
+    def _prediction(self, path, shares):
+        """The Prediction for a photo whose probabilities of the classes are known."""
+        probabilities = dict(zip(self.classes, shares, strict=True))
         label = max(probabilities, key=probabilities.get)
         return Prediction(path, label, probabilities[label], probabilities)
 
@@ -2703,6 +3379,8 @@ examples:
                                                        get your own photos in
   python CatDogClassifier.py --check pets              look for what is wrong with them
   python CatDogClassifier.py --dataset pets            train on them
+  python CatDogClassifier.py --dataset pets --evaluate score the net on its test photos
+  python CatDogClassifier.py --dataset pets --compare  climb the ladder: all nets, one scoreboard
 """
 
 
@@ -2713,13 +3391,41 @@ class Parser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
+def ladder():
+    """What --model and --base choose from, for the help."""
+    rungs = "\n".join(f"  {name:<15} {rung.change}" for name, rung in RUNGS.items())
+    return (f"rungs of the ladder (--model), each with a training of its own where nothing else is asked for:\n{rungs}"
+            f"\n\npretrained bases (--base):\n  {', '.join(BASES)}")
+
+
 def build_parser():
     """The command line; the defaults are those of Settings."""
     parser = Parser(
         prog="CatDogClassifier.py", usage="python CatDogClassifier.py [action] [options]", description=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False, epilog=ladder(),
     )
-    group = parser.add_argument_group("actions (without one: train)")
+    add_actions(parser.add_argument_group("actions (without one: train)"))
+    group = parser.add_argument_group("options (defaults of the rung called default)")
+    for setting in fields(Settings):
+        add_setting(group, setting)
+    group.add_argument("--split", metavar="T,V,T", help="--prepare, --download: photos per class, or shares, to train, "
+                       f"to validate and to test (default: {SPLIT})")
+    group.add_argument("--download-url", metavar="URL", help="another place of the archive; file:// too")
+    group.add_argument("--download-sha256", metavar="HEX", help="what the archive must be, or else nothing is unpacked")
+    group.add_argument("--assert-accuracy", type=float, metavar="X",
+                       help="--evaluate: exit with 1 when less than this share is right, 0.9 for one")
+    group.add_argument("--seeds", type=int, metavar="N", help="--compare: train each rung so many times (default: 1)")
+    group.add_argument("--repeats", type=int, metavar="N",
+                       help="--folds: do it so often, the photos shuffled in between (default: 1)")
+    group.add_argument("--show", action="store_true", help="show the curves in windows after training")
+    formats = group.add_mutually_exclusive_group()
+    formats.add_argument("--json", action="store_const", dest="style", const="json", help="print JSON Lines")
+    formats.add_argument("--csv", action="store_const", dest="style", const="csv", help="print CSV")
+    return parser
+
+
+def add_actions(group):
+    """The flags that say what to do."""
     group.add_argument("paths", nargs="*", metavar="-", help="classify photos whose paths come on stdin, one a line")
     actions = group.add_mutually_exclusive_group()
     actions.add_argument("-f", "--file", nargs="+", metavar="IMAGE", help="classify photos")
@@ -2730,23 +3436,18 @@ def build_parser():
     actions.add_argument("--check", nargs="?", const="", metavar="DIR",
                          help="report what is wrong with a dataset, or any folder of photos: broken, odd or double "
                          "photos; with --weights, wrong labels too")
+    actions.add_argument("--evaluate", action="store_true", help="score the weights on DATASET/test")
+    actions.add_argument("--compare", nargs="*", metavar="RUNG",
+                         help="train rungs of the ladder one after another, by default all that need no download, and "
+                         "print a scoreboard; stopped, the same command goes on")
+    actions.add_argument("--folds", type=int, metavar="K",
+                         help="cross-validate: K trainings, each validated on another part of the photos")
+    actions.add_argument("--summary", action="store_true", help="show the layers of a net, of --model RUNG for one")
     actions.add_argument("--clear-cache", action="store_true",
                          help="remove decoded photos, downloaded archives and converted weights, which are kept in "
                          + str(cache_folder()).replace("%", "%%"))
     actions.add_argument("--version", action="store_true", help="print the versions of the program and its libraries")
     actions.add_argument("-h", "--help", action="help", help="print this help")
-    group = parser.add_argument_group("options")
-    for setting in fields(Settings):
-        add_setting(group, setting)
-    group.add_argument("--split", metavar="T,V,T", help="--prepare, --download: photos per class, or shares, to train, "
-                       f"to validate and to test (default: {SPLIT})")
-    group.add_argument("--download-url", metavar="URL", help="another place of the archive; file:// too")
-    group.add_argument("--download-sha256", metavar="HEX", help="what the archive must be, or else nothing is unpacked")
-    group.add_argument("--show", action="store_true", help="show the curves in windows after training")
-    formats = group.add_mutually_exclusive_group()
-    formats.add_argument("--json", action="store_const", dest="style", const="json", help="print JSON Lines")
-    formats.add_argument("--csv", action="store_const", dest="style", const="csv", help="print CSV")
-    return parser
 
 
 def add_setting(group, setting):
@@ -2847,7 +3548,10 @@ def write_row(row, style, table, console):
     elif row.error:
         console.warn(f"{printable(row.path)}: {row.error}")
     else:
-        print(f"{printable(row.label):<8} {percent(row.confidence):>7}  {printable(row.path)}")
+        ranks = sorted(row.probabilities.items(), key=lambda pair: -pair[1])[1:3] if len(row.probabilities) > 2 else ()
+        others = ", ".join(f"{printable(name)} {percent(share)}" for name, share in ranks)
+        print(f"{printable(row.label):<8} {percent(row.confidence):>7}  {printable(row.path)}"
+              + (f"  (then {others})" if others else ""))
     sys.stdout.flush()
 
 
@@ -2891,6 +3595,8 @@ def prepare(classifier, arguments):
     split = parse_split(arguments.split or SPLIT)
     if "dataset" not in arguments:
         raise UsageError("it is not clear where the photos shall go", NEW)
+    if arguments.prepare == DIGITS:
+        classifier.device  # noqa: B018 (or else TensorFlow would start with all that it has to say)
     if arguments.download:
         url, sha256 = arguments.download_url or ARCHIVE_URL, arguments.download_sha256
         result = download_dataset(url, sha256, dataset, split, console)
@@ -2985,6 +3691,114 @@ def print_report(report, picture):
         print(f"picture      {printable(picture)}, of each kind the first {PICTURED}")
 
 
+def evaluate(classifier, arguments):
+    """--evaluate: the scores on DATASET/test; exit code 1 below --assert-accuracy."""
+    scores, least = classifier.evaluate(), arguments.assert_accuracy
+    if arguments.style == "json":
+        print(json.dumps({"dataset": classifier.settings.dataset, "split": "test", **scores}))
+    else:
+        print_scores(scores)
+    if scores["seen"]:
+        classifier.console.warn(f"{scores['seen']} of these {scores['total']} photos are among those that this net "
+                                "learned from, or look the same: the scores come out too good.")
+    if least is not None and scores["accuracy"] < least:
+        share = percent(scores["accuracy"])
+        classifier.console.warn(f"CatDogClassifier: {share} is less than --assert-accuracy {least} asks for")
+        return 1
+    return 0
+
+
+def print_scores(scores):
+    """The scores of --evaluate for people, and who was taken for whom."""
+    names = [printable(name)[:12] for name in scores["classes"]]
+    shares = [["-" if share is None else percent(share) for share in scores[kind]] for kind in ("precision", "recall")]
+    print(f"accuracy     {score_line(scores)}")
+    print(f"balanced     {percent(scores['balanced_accuracy'])}, the mean of the recalls")
+    print(f"loss         {scores['loss']:.4f}\n")
+    print(f"{'answered':<14}" + "".join(f"{name:>13}" for name in [*names, "recall"]))
+    for name, row, recall in zip(names, scores["confusion"], shares[1], strict=True):
+        print(f"{'is ' + name:<14.14}" + "".join(f"{cell:>13}" for cell in [*row, recall]))
+    print(f"{'precision':<14}" + "".join(f"{share:>13}" for share in shares[0]))
+
+
+def compare(classifier, arguments):
+    """--compare: train rungs of the ladder, print and save the scoreboard and the curves; 1 when one was left out."""
+    for name in arguments.compare:
+        named("--compare", name, RUNGS)
+    rows, seeds = [], arguments.seeds or 1
+    try:
+        for row in classifier.compare(arguments.compare, seeds):
+            rows.append(row)
+    finally:
+        if rows:
+            show_board(classifier, rows, arguments.style)
+    wanted = len(arguments.compare) * seeds
+    return 1 if not rows or len(rows) < wanted else 0
+
+
+def show_board(classifier, rows, style):
+    """Print the scoreboard of a comparison; save it as CSV, and all curves of validation accuracy in one picture."""
+    folder, board = beside(classifier.settings.weights, COMPARED), scoreboard(rows)
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, board[0])
+    table.writeheader()
+    table.writerows(board)
+    write_whole(folder / BOARD, text.getvalue().encode())
+    write_whole(folder / CURVES, pack_figure(draw_compared([(row["rung"], row["curve"]) for row in rows])))
+    if style == "json":
+        for row in board:
+            print(json.dumps(row))
+        return
+    print(f"{'rung':<15}{'parameters':>12}{'epochs':>8}{'seconds':>9}{'MB':>7}  {'right on test photos':<34} tutorial")
+    for row in board:
+        tutorial = percent(row["tutorial"]) if row["tutorial"] else ""
+        print(f"{row['rung']:<15}{row['parameters']:>12,}{row['epochs']:>8.1f}{row['seconds']:>9.1f}"
+              f"{row['bytes'] / 1e6:>7.1f}  {spread_line(row):<34} {tutorial}".rstrip())
+    print(f"saved in {printable(folder)}: weights, {BOARD}, {CURVES}")
+
+
+def spread_line(row):
+    """An accuracy with its uncertainty for people: of one run the interval, of several the standard deviation."""
+    if row["interval"]:
+        return f"{percent(row['accuracy'])}  ({100 * row['interval'][0]:.1f} to {100 * row['interval'][1]:.1f} %)"
+    return f"{percent(row['accuracy'])}  (deviation {100 * row['deviation']:.1f}, {row['runs']} runs)"
+
+
+def cross_validate(classifier, arguments):
+    """--folds: what the folds come to."""
+    result = classifier.crossValidate(folds=arguments.folds, repeats=arguments.repeats or 1)
+    if arguments.style == "json":
+        print(json.dumps(result))
+        return 0
+    for place, share in enumerate(result["accuracies"]):
+        print(f"fold {place % result['folds'] + 1:<8}{percent(share):>8}")
+    print(f"mean         {percent(result['mean'])}, standard deviation {100 * result['deviation']:.1f}, at epoch "
+          f"{result['best_epoch']} of {result['epochs']}, the best on average")
+    return 0
+
+
+def summarize(classifier, arguments):
+    """--summary: the layers of a net, and where Graphviz is installed a drawing of them."""
+    classifier.device  # noqa: B018 (TensorFlow starts here)
+    rung, settings = classifier.rung, classifier.settings
+    model = build_model(rung, settings)
+    if arguments.style == "json":
+        layers = [{"name": layer.name, "type": type(layer).__name__, "shape": list(layer.output.shape[1:]),
+                   "parameters": layer.count_params()} for layer in model.layers]
+        print(json.dumps({"rung": rung, "parameters": model.count_params(), "layers": layers}))
+    else:
+        model.summary(print_fn=print)
+    if not (find_spec("pydot") and shutil.which("dot")):
+        classifier.console.say("For a drawing too: pip install pydot, and Graphviz from https://graphviz.org/download")
+        return 0
+    import keras
+
+    path = f"{rung}_net.png"
+    keras.utils.plot_model(model, to_file=path, show_shapes=True, show_layer_names=True, dpi=96)
+    classifier.console.say(f"Drawn in {path}.")
+    return 0
+
+
 def empty_cache(classifier, arguments):
     """--clear-cache: remove what can be made again."""
     print(f"{cache_folder()}: {clear_cache() / 1e6:.1f} MB removed")
@@ -3006,7 +3820,11 @@ def show_versions(classifier, arguments):
 
 
 ACTIONS = {"version": show_versions, "file": classify_files, "directory": classify_folder, "prepare": prepare,
-           "download": prepare, "check": check, "clear_cache": empty_cache}
+           "download": prepare, "check": check, "evaluate": evaluate, "compare": compare, "folds": cross_validate,
+           "summary": summarize, "clear_cache": empty_cache}
+# Flags that mean something to one action only: their range, and what goes with them.
+ONLY_WITH = {"assert_accuracy": ("evaluate", 0, 1), "seeds": ("compare", 1, 1000), "repeats": ("folds", 1, 1000),
+             "folds": ("folds", 2, 1000)}
 
 
 def run(arguments):
@@ -3022,6 +3840,12 @@ def run(arguments):
         raise UsageError("--download-url and --download-sha256 go with --download")
     if arguments.download_sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", arguments.download_sha256):
         raise UsageError("--download-sha256 must be 64 digits of 0-9 and a-f")
+    for name, (action, low, high) in ONLY_WITH.items():
+        value, flag = getattr(arguments, name), "--" + name.replace("_", "-")
+        if value is not None and asked != [ACTIONS[action]]:
+            raise UsageError(f"{flag} goes with --{action}")
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"{flag} must lie between {low} and {high}")
     if arguments.style == "csv" and asked not in ([classify_files], [classify_folder]):
         raise UsageError("--csv goes with -f and -d", "A training writes its history as CSV by itself")
     given = {setting.name for setting in fields(Settings)} & set(vars(arguments))

@@ -25,6 +25,11 @@ def tint(label, rng, size=24):
     return Image.fromarray(pixels)
 
 
+def both(second):
+    """The probabilities of two classes, (N, 2), from those of the second one."""
+    return np.stack([1 - np.asarray(second), second], axis=1)
+
+
 def make_dataset(folder, counts, seed=0, relabel=None):
     """DATASET/{split}/{cat,dog}/N.png of tinted photos; `relabel(label, number)` may put one into the other folder."""
     rng = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ import pytest
 
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier
-from conftest import REPO, make_dataset, python, quick
+from conftest import REPO, both, make_dataset, python, quick
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
@@ -593,17 +593,17 @@ def test_a_net_that_has_not_learned_after_ten_epochs_is_saved_marked_and_exits_w
 
 def test_few_photos_that_are_all_right_show_that_a_net_has_learned():
     labels = np.array([[0.0]] * 3 + [[1.0]] * 3)
-    assert program.better_than_guessing(program.score(labels[:, 0], labels))
-    assert not program.better_than_guessing(program.score(labels[::-1, 0], labels))
+    assert program.better_than_guessing(program.score(both(labels[:, 0]), labels))
+    assert not program.better_than_guessing(program.score(both(labels[::-1, 0]), labels))
 
 
 def test_who_always_names_the_larger_class_has_not_learned():
     labels = np.array([[0.0]] * 900 + [[1.0]] * 100)
-    assert not program.better_than_guessing(program.score(np.zeros(1000), labels))  # 90 % right, of course
+    assert not program.better_than_guessing(program.score(both(np.zeros(1000)), labels))  # 90 % right, of course
     rng = np.random.default_rng(0)
-    assert not program.better_than_guessing(program.score((rng.random(1000) < 0.3).astype(float), labels))
+    assert not program.better_than_guessing(program.score(both((rng.random(1000) < 0.3).astype(float)), labels))
     right = np.where(rng.random(1000) < 0.7, labels[:, 0], 1 - labels[:, 0])
-    assert program.better_than_guessing(program.score(right, labels))  # 70 % of either class: less, but better
+    assert program.better_than_guessing(program.score(both(right), labels))  # 70 % of either class: less, but better
 
 
 def test_unequal_classes_are_told_and_weigh_the_same(tmp_path, run):
@@ -635,8 +635,8 @@ def test_the_loss_of_unequal_classes_is_the_mean_of_both_classes(tmp_path):
     classifier = quick(tmp_path, epochs=1, dataset=str(data), precision="float32")
     history = classifier.train().history
     photos, labels = classifier.validation
-    answers = program.forward(classifier.model, photos).astype(np.float64)
-    each = -np.log(np.where(labels[:, 0] == 1, answers, 1 - answers))
+    answers = program.forward(classifier.model, photos)
+    each = -np.log(answers[np.arange(len(photos)), labels[:, 0].astype(int)])
     expected = (each[labels[:, 0] == 0].mean() + each[labels[:, 0] == 1].mean()) / 2
     assert history["val_loss"][0] == pytest.approx(expected, rel=1e-4)
 

@@ -131,7 +131,7 @@ def test_two_photos_that_would_become_one_are_refused(tmp_path):
         prepare(source, tmp_path / "new", (2, 1, 0))
 
 
-@pytest.mark.parametrize("files", [["photo.jpg"], ["cat.1.jpg"], ["Cat/1.jpg"], ["Cat/1.jpg", "Dog/x/.hidden"], ["a/1", "b/1", "c/1"]])
+@pytest.mark.parametrize("files", [["photo.jpg"], ["cat.1.jpg"], ["Cat/1.jpg"], ["Cat/1.jpg", "Dog/x/.hidden"]])
 def test_a_source_without_two_classes_is_refused(tmp_path, files):
     with pytest.raises(DatasetError, match="two classes|is empty"):
         prepare(touch(tmp_path / "s", *files), tmp_path / "new")
@@ -237,7 +237,7 @@ def test_without_a_place_to_go_the_photos_stay_where_they_are(flat, run):
 
 def test_a_stray_photo_is_named(flat, tmp_path):
     touch(flat, "IMG_1.jpg")
-    with pytest.raises(DatasetError, match=r"holds 3 \(cat 12, dog 12, img 1, such as .*IMG_1\.jpg\)"):
+    with pytest.raises(DatasetError, match=r"needs 6 photos of img, but there are 1, such as .*IMG_1\.jpg"):
         prepare(flat, tmp_path / "new")
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from CatDogClassifier import draw_curves, overfitted_from, percent, score, score_line, smooth, wilson
+from conftest import both
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ def test_the_interval_stays_within_0_and_1():
 
 
 def test_a_score_counts_the_right_answers():
-    probabilities, labels = np.array([0.1, 0.9, 0.6, 0.4]), np.array([[0.0], [1.0], [0.0], [1.0]])
+    probabilities, labels = both([0.1, 0.9, 0.6, 0.4]), np.array([[0.0], [1.0], [0.0], [1.0]])
     assert score(probabilities, labels)["correct"] == 2
     assert score(probabilities, labels)["accuracy"] == 0.5
 

@@ -120,6 +120,7 @@ def said(text):
         file.attrs["catdogclassifier"] = np.bytes_(text)
         arrays = [file[name][()] for layer in file.attrs["layer_names"] for name in
                   (f"{layer.decode()}/{weight.decode()}" for weight in file[layer].attrs["weight_names"])]
+        arrays.append(file["seen"][()])
         file.attrs["digest"] = np.bytes_(program.digest(text, arrays))  # whoever forges can compute that as well
     return change
 

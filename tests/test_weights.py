@@ -15,7 +15,7 @@ PHOTOS = np.random.default_rng(9).integers(0, 256, (3, 150, 150, 3), dtype=np.ui
 
 
 def answers(classifier):
-    return program.forward(classifier.predictor, PHOTOS)
+    return program.forward(classifier.predictor, PHOTOS)[:, 1]
 
 
 def loaded(path):

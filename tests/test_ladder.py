@@ -1,0 +1,500 @@
+"""Room 8 and what stands on it: every rung is the tutorials' net, saves, loads and answers; bases; any number of classes."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import CatDogClassifier as program
+from CatDogClassifier import BASES, RUNGS, CatDogClassifier, Settings, UsageError, WeightsError, build_model
+from conftest import make_dataset
+
+SMALL = "mobilenet-0.25"  # the base that tests are quick with
+
+
+def conv(size, filters, parameters):
+    return ("Conv2D", (size, size, filters), parameters)
+
+
+def pool(size, filters):
+    return ("MaxPooling2D", (size, size, filters), 0)
+
+
+# Layer, output shape without the batch, parameters: the summaries that the tutorials print.
+FOUR = [conv(148, 32, 896), pool(74, 32), conv(72, 64, 18_496), pool(36, 64), conv(34, 128, 73_856), pool(17, 128),
+        conv(15, 128, 147_584), pool(7, 128), ("Flatten", (6272,), 0)]
+HEAD = [("Dense", (512,), 3_211_776), ("Dense", (1,), 513)]
+VGG16 = [conv(150, 64, 1_792), conv(150, 64, 36_928), pool(75, 64), conv(75, 128, 73_856), conv(75, 128, 147_584),
+         pool(37, 128), conv(37, 256, 295_168), conv(37, 256, 590_080), conv(37, 256, 590_080), pool(18, 256),
+         conv(18, 512, 1_180_160), conv(18, 512, 2_359_808), conv(18, 512, 2_359_808), pool(9, 512),
+         conv(9, 512, 2_359_808), conv(9, 512, 2_359_808), conv(9, 512, 2_359_808), pool(4, 512),
+         ("Flatten", (8192,), 0), ("Dense", (256,), 2_097_408)]
+SUMMARIES = {
+    "baseline": [*FOUR, *HEAD],
+    "dropout": [*FOUR, ("Dropout", (6272,), 0), *HEAD],
+    "features": [*VGG16, ("Dropout", (256,), 0), ("Dense", (1,), 257)],
+    "frozen": [*VGG16, ("Dense", (1,), 257)],
+    "finetune_plain": [*VGG16, ("Dense", (1,), 257)],
+    "finetune": [*VGG16, ("Dense", (1,), 257)],
+    "happy": [("ZeroPadding2D", (70, 70, 3), 0), conv(64, 32, 4_736), ("BatchNormalization", (64, 64, 32), 128),
+              ("Activation", (64, 64, 32), 0), pool(32, 32), ("Flatten", (32_768,), 0), ("Dense", (1,), 32_769)],
+    "mnist": [conv(26, 32, 320), pool(13, 32), conv(11, 64, 18_496), pool(5, 64), conv(3, 64, 36_928),
+              ("Flatten", (576,), 0), ("Dense", (64,), 36_928), ("Dense", (10,), 650)],
+    "signs": [("Flatten", (12_288,), 0), ("Dense", (25,), 307_225), ("Dense", (12,), 312), ("Dense", (6,), 78)],
+}
+COUNTS = {"default": 1_061_313, "baseline": 3_453_121, "dropout": 3_453_121, "features": 16_812_353,
+          "frozen": 16_812_353, "finetune_plain": 16_812_353, "finetune": 16_812_353, "happy": 37_633,
+          "mnist": 93_322, "signs": 307_615}
+# How many weight tensors train: with VGG16 those of two dense layers, and of the three convolutions of block 5.
+TRAINED = {"features": 4, "frozen": 4, "finetune_plain": 10, "finetune": 10}
+
+
+def test_every_rung_has_its_summary_here():
+    assert set(COUNTS) == set(RUNGS) == {"default", *SUMMARIES}
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_a_rung_is_the_net_of_its_tutorial(rung):
+    model = build_model(rung, Settings())
+    assert model.count_params() == COUNTS[rung]
+    assert len(model.trainable_weights) == TRAINED.get(rung, len(model.weights) - 2 * (rung == "happy"))
+    if rung in SUMMARIES:
+        told = [(type(layer).__name__, layer.output.shape[1:], layer.count_params()) for layer in model.layers]
+        assert [line for line in told if line[0] not in ("InputLayer", "Rescaling")] == SUMMARIES[rung]
+    assert sum(int(np.prod(weight.shape)) for weight in model.non_trainable_weights) == {"happy": 64}.get(
+        rung, COUNTS[rung] - sum(int(np.prod(weight.shape)) for weight in model.trainable_weights))
+
+
+@pytest.mark.parametrize(
+    ("rung", "epochs", "batch_size", "steps", "optimizer", "learning_rate", "augment"),
+    [("default", 30, 32, 0, "rmsprop", 1e-3, True), ("baseline", 30, 20, 0, "rmsprop", 1e-4, False),
+     ("dropout", 100, 32, 100, "rmsprop", 1e-4, True), ("features", 30, 20, 0, "rmsprop", 2e-5, False),
+     ("frozen", 30, 32, 100, "rmsprop", 2e-5, True), ("finetune", 100, 32, 100, "rmsprop", 1e-5, True),
+     ("finetune_plain", 100, 20, 0, "rmsprop", 1e-5, False), ("happy", 40, 50, 0, "adam", 1e-3, False),
+     ("mnist", 5, 64, 0, "rmsprop", 1e-3, False)],
+)
+def test_a_rung_trains_as_its_tutorial_does(rung, epochs, batch_size, steps, optimizer, learning_rate, augment):
+    settings = CatDogClassifier(model=rung).settings
+    found = (settings.epochs, settings.batch_size, settings.steps, settings.optimizer, settings.learning_rate, settings.augment)
+    assert found == (epochs, batch_size, steps, optimizer, learning_rate, augment)
+    assert CatDogClassifier(model=rung, epochs=7, batch_size=3).settings.epochs == 7
+
+
+def net(rung, classes=2, policy="float32"):
+    """A rung with weights that are all different, batch normalisation's too; the same ones each time."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model, rng = build_model(rung, Settings(base=SMALL), policy, classes), np.random.default_rng(0)
+    model.set_weights([array + rng.uniform(0, 0.01, array.shape) for array in model.get_weights()])
+    return model
+
+
+def thaw(model, everything):
+    for layer in model.layers:
+        layer.trainable = everything
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("everything", [True, False])
+def test_a_saved_net_loads_whatever_trained_then_and_trains_now(rung, everything, tmp_path):
+    model = net(rung, classes=3)
+    thaw(model, everything)
+    facts = {"rung": rung, "base": SMALL, "classes": ["a", "b", "c"], "versions": {"keras": "3"}}
+    (tmp_path / "net.h5").write_bytes(program.pack_weights(model, facts, np.arange(5)))
+    classifier = CatDogClassifier(weights=str(tmp_path / "net.h5"))
+    classifier.load_weights()
+    assert (classifier.rung, classifier.classes, classifier.size) == (rung, ("a", "b", "c"), program.side_of(rung, SMALL))
+    assert classifier.seen.tolist() == [0, 1, 2, 3, 4]
+    photos = np.random.default_rng(1).integers(0, 256, (2, classifier.size, classifier.size, 3), dtype=np.uint8)
+    expected = program.forward(model, photos)
+    assert expected.sum(axis=1) == pytest.approx([1, 1])
+    assert program.forward(classifier.predictor, photos) == pytest.approx(expected, abs=1e-6)
+    other = build_model(rung, Settings(base=SMALL), classes=3)
+    thaw(other, not everything)
+    other.load_weights(tmp_path / "net.h5")  # Keras' own reader, which looks at what trains
+    assert program.forward(other, photos) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vgg16", SMALL, "mobilenet_v2-0.35", "resnet50", "efficientnet_v2_b0"])
+def test_a_base_sees_the_pixels_that_its_authors_trained_it_on(name):
+    """An independent computation: the net of keras.applications, given what its own preprocess_input makes of 0..255."""
+    import keras
+
+    kind = BASES[name]
+    module = getattr(keras.applications, kind.module)
+    theirs = getattr(module, kind.name)(include_top=False, weights=None, input_shape=(64, 64, 3), pooling=kind.pooling, **kind.options)
+    ours = program.base_of(program.on_base(64, 2, name))
+    ours.set_weights(theirs.get_weights())
+    photos = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
+    expected = theirs.predict_on_batch(module.preprocess_input(photos.copy()))
+    assert ours.predict_on_batch(photos / 255) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert kind.block in [layer.name for layer in ours.layers]
+    trained = [layer for layer in build_model("finetune", Settings(base=name)).layers if layer.trainable_weights]
+    assert 3 <= len(trained) < len([layer for layer in theirs.layers if layer.weights])
+
+
+def moved(before, after):
+    """The names of the arrays that differ."""
+    return {name for name, array in before.items() if not np.array_equal(array, after[name])}
+
+
+def arrays(model):
+    return {f"{layer.name}/{weight.name}": np.array(weight) for layer in model.layers for weight in layer.weights}
+
+
+@pytest.mark.parametrize(("rung", "batch_norm"), [("frozen", False), ("finetune", False)])
+def test_frozen_means_that_not_one_weight_moves(rung, batch_norm):
+    model = net(rung)
+    before = arrays(model)
+    photos = np.random.default_rng(2).random((4, 192, 192, 3)).astype(np.float32)
+    model.train_on_batch(photos, np.array([[0.0], [1.0], [0.0], [1.0]]))
+    found, head = moved(before, arrays(model)), {f"{name}/{kind}" for name in ("dense_0", "dense_1") for kind in ("kernel", "bias")}
+    assert head <= found
+    assert {name.split("/")[0] for name in found - head} == (set() if rung == "frozen" else {
+        "conv_dw_12", "conv_pw_12", "conv_dw_13", "conv_pw_13"})  # the last block, but for its batch normalisation
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("rung", RUNGS)
+def test_two_classes_have_one_answer_and_more_have_all(rung, classes):
+    model = build_model(rung, Settings(base=SMALL), classes=classes)
+    kind = ((None, 1), "sigmoid", "binary_crossentropy") if classes == 2 else ((None, 5), "softmax", "categorical_crossentropy")
+    assert (model.output_shape, model.layers[-1].activation.__name__, model.loss) == kind
+
+
+def test_a_net_of_grey_photos_sees_them_as_pillow_does():
+    photos = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), dtype=np.uint8)
+    expected = np.stack([np.asarray(Image.fromarray(photo).convert("L")) for photo in photos])[..., None]
+    assert np.abs(program.in_channels(photos, 1).astype(int) - expected).max() <= 1
+    assert program.scaled(list(photos), 1) == pytest.approx(program.in_channels(photos, 1) / 255)
+    assert program.in_channels(photos, 3) is photos
+
+
+# Pretrained weights. ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """Weights of the small base in a file, as Keras saves them."""
+    path = tmp_path_factory.mktemp("base") / "base.weights.h5"
+    program.base_of(net("frozen")).save_weights(path)
+    return path
+
+
+@pytest.mark.parametrize("rung", ["features", "frozen", "finetune"])
+def test_base_weights_come_from_a_file(pretrained, rung):
+    wanted = arrays(program.base_of(net("frozen")))
+    classifier = CatDogClassifier(model=rung, base=SMALL, base_weights=str(pretrained))
+    assert moved(wanted, arrays(classifier.createModel())) == set()
+
+
+def test_base_weights_come_from_keras(monkeypatch, capsys):
+    """What keras.applications gives for "imagenet" is what the base has; its words are no results."""
+    import keras
+
+    given = {}
+
+    def donor(**arguments):
+        print("Downloading data")
+        given.update(arguments)
+        return real(**{**arguments, "weights": None})
+
+    real = keras.applications.MobileNet
+    classifier = CatDogClassifier(model="frozen", base=SMALL)
+    model = classifier._build("float32")
+    monkeypatch.setattr(keras.applications.mobilenet, "MobileNet", donor)
+    program.pretrain(model, SMALL, "imagenet")
+    assert given == {"include_top": False, "input_shape": (192, 192, 3), "pooling": "avg", "alpha": 0.25}
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("imagenet", "no weights of mobilenet-0.25 to be had from imagenet: URL fetch failure"),
+     ("missing.h5", "cannot read the base weights missing.h5: No such file or directory"),
+     ("other.weights.h5", "no weights of mobilenet-0.25 to be had from other.weights.h5"),
+     ("text.h5", "cannot read the base weights text.h5: ")],
+)
+def test_base_weights_that_cannot_be_had_are_one_line_with_the_way_out(source, words, run, dataset, tmp_path, monkeypatch):
+    import keras
+
+    def offline(**arguments):
+        if "weights" in arguments:
+            return real(**arguments)
+        raise Exception("URL fetch failure on https://...: None -- no network\nand a long explanation")
+
+    real = keras.applications.MobileNet
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(keras.applications.mobilenet, "MobileNet", offline)
+    Path("text.h5").write_text("no weights")
+    program.base_of(build_model("frozen", Settings(base="mobilenet-0.5"))).save_weights("other.weights.h5")
+    code, out, err = run("--dataset", dataset, "--model", "frozen", "--base", SMALL, "--base-weights", source, "-q")
+    assert (code, out) == (1, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert "--base-weights none" in err
+
+
+def test_what_a_base_sees_is_computed_once(pretrained, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = {"model": "features", "base": SMALL, "base_weights": str(pretrained), "weights": str(tmp_path / "net.h5"),
+                "epochs": 2, "quiet": True, "dataset": str(dataset), "precision": "float32"}
+    first = CatDogClassifier(**settings)
+    train, validation = first.load_data()
+    features = np.concatenate([batch for batch, _ in validation])
+    assert features.shape == (12, 256)
+    expected = program.base_of(first.model).predict_on_batch(program.scaled(first.validation[0]))
+    assert features == pytest.approx(expected, abs=1e-5)
+    files = sorted((tmp_path / "cache").rglob("*.features"))
+    assert len(files) == 2
+    monkeypatch.setattr(program, "scaled", lambda *_: 1 / 0)  # a second time nothing is computed
+    again = np.concatenate([batch for batch, _ in CatDogClassifier(**settings).load_data()[1]])
+    assert np.array_equal(features, again)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copy(dataset / "validation/dog/dog.0.png", dataset / "validation/cat/cat.0.png")
+    changed = np.concatenate([batch for batch, _ in CatDogClassifier(**settings).load_data()[1]])
+    assert not np.array_equal(features[0], changed[0])
+    assert np.array_equal(features[1:], changed[1:])
+    assert program.clear_cache() > 0
+    assert not list((tmp_path / "cache").rglob("*.features"))
+
+
+def test_a_head_that_learned_from_features_answers_for_photos(pretrained, dataset, tmp_path, run):
+    line = ["--dataset", dataset, "--weights", tmp_path / "net.h5", "--model", "features", "--base", SMALL, "--base-weights",
+            pretrained, "--learning-rate", 0.001, "--epochs", 3, "--precision", "float32", "--json"]
+    code, out, _ = run(*line)
+    summary, history = json.loads(out), program.read_history(tmp_path / "net_history.csv")
+    assert code == 0
+    assert history["loss"][2] < history["loss"][0]
+    # Scored as a whole, on photos, it is the net whose head was validated on features.
+    assert summary["validation"]["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-3)
+    classifier = CatDogClassifier(weights=str(tmp_path / "net.h5"), precision="float32")
+    classifier.load_weights()
+    base = arrays(program.base_of(net("features")))
+    assert moved(base, arrays(classifier.model)) == set()
+
+
+def test_real_features_tell_real_photos_apart(real, tmp_path, run):
+    """200 photos to learn from, seconds of training: nearly all of 200 others."""
+    base = real / "mobilenet_7_5_224_tf_no_top.weights.h5"
+    run("--prepare", real / "photos", "--split", "100,50,100", "--dataset", tmp_path / "data", "-q")
+    _, out, _ = run("--dataset", tmp_path / "data", "--model", "features", "--base", "mobilenet-0.75", "--base-weights", base,
+                    "--learning-rate", 1e-4, "--weights", tmp_path / "net.h5", "--seed", 0, "--json")
+    assert json.loads(out)["test"]["accuracy"] >= 0.93
+
+
+def test_fine_tuning_begins_with_the_frozen_net_and_goes_on_from_it(pretrained, dataset, tmp_path, run):
+    line = ["--dataset", dataset, "--weights", tmp_path / "net.h5", "--base", SMALL, "--base-weights", pretrained,
+            "--epochs", 1, "--steps", 1, "--precision", "float32"]
+    code, _, err = run(*line, "--model", "finetune")
+    assert code == 0
+    assert "First frozen, which finetune goes on from." in err
+    facts = program.facts_of(tmp_path / "net.h5")
+    assert (facts["rung"], facts["base"]) == ("finetune", SMALL)
+    assert not (tmp_path / "net.previous.h5").exists()  # it is one training
+    code, _, err = run(*line, "--model", "frozen", "--fresh")
+    before = CatDogClassifier(weights=str(tmp_path / "net.h5"))
+    before.load_weights()
+    code, _, err = run(*line, "--model", "finetune", "--learning-rate", 1e-9)
+    assert "First frozen" not in err  # it is there, and has learned from the same photos
+    after = CatDogClassifier(weights=str(tmp_path / "net.h5"))
+    after.load_weights()
+    for one, other in zip(before.model.get_weights(), after.model.get_weights(), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_vgg16_is_built_trained_a_step_saved_and_loaded(tmp_path):
+    data = make_dataset(tmp_path / "data", {"train": 2, "validation": 1})
+    settings = {"model": "finetune", "base_weights": "none", "weights": str(tmp_path / "vgg.h5"), "quiet": True}
+    classifier = CatDogClassifier(**settings, epochs=1, steps=1, batch_size=2)
+    classifier.train(data)
+    assert classifier.summary["parameters"] == 16_812_353
+    photo = data / "train/cat/cat.0.png"
+    assert CatDogClassifier(weights=settings["weights"]).predict(photo)[0].probabilities == pytest.approx(
+        classifier.predict(photo)[0].probabilities, abs=1e-5)
+
+
+# The rung of a weights file. -------------------------------------------------------------------------------------------
+
+
+def test_weights_of_another_rung_than_asked_for_are_refused(run, weights, dataset):
+    code, _, err = run("--model", "baseline", "--weights", weights, "-f", dataset / "test/cat/cat.0.png")
+    assert code == 1
+    assert f"{weights} holds the weights of a net of the rung default, not baseline. Leave out --model" in err
+
+
+def test_files_of_others_load_into_the_rung_that_they_are_of(tmp_path, run, dataset):
+    """The weights of the tutorial's baseline, saved by Keras without a word about classes."""
+    model = net("baseline")
+    model.save(tmp_path / "theirs.h5", include_optimizer=False)
+    photo = dataset / "test/cat/cat.0.png"
+    _, out, _ = run("--model", "baseline", "--weights", tmp_path / "theirs.h5", "-f", photo, "--json")
+    expected = program.forward(model, [program.read_photo(photo, 150)])[0]
+    assert list(json.loads(out)["probabilities"].values()) == pytest.approx(expected, abs=1e-5)
+    assert run("--weights", tmp_path / "theirs.h5", "-f", photo)[0] == 1  # of the default rung they are not
+
+
+@pytest.mark.parametrize(("flag", "value"), [("model", "resnet"), ("base", "vgg19")])
+def test_a_rung_or_base_that_is_none_is_a_usage_error_that_names_all(run, flag, value):
+    code, _, err = run(f"--{flag}", value)
+    assert code == 2
+    assert err == f"CatDogClassifier: --{flag} {value} is none of {', '.join(RUNGS if flag == 'model' else BASES)}\n"
+    with pytest.raises(UsageError):
+        CatDogClassifier(**{flag: value})
+
+
+@pytest.mark.parametrize("facts", [
+    {"rung": "frozen", "base": "vgg19", "classes": ["a", "b"]}, {"rung": "frozen", "base": None, "classes": ["a", "b"]},
+    {"rung": "frozen", "base": ["vgg16"], "classes": ["a", "b"]}, {"rung": {}, "classes": ["a", "b"]},
+    {"rung": "mnist", "classes": [str(number) for number in range(101)]}, {"rung": "mnist", "classes": ["a"]},
+    {"rung": "mnist", "classes": ["a", "a", "b"]}])
+def test_a_file_cannot_ask_for_a_net_that_there_is_not(facts, tmp_path):
+    with pytest.raises(ValueError, match="does not know"):
+        program.read_facts(json.dumps(facts).encode())
+
+
+# Any number of classes. ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """A dataset of three colours, and the weights of a net that tells them apart."""
+    folder, rng = tmp_path_factory.mktemp("three"), np.random.default_rng(0)
+    for split, count in {"train": 12, "validation": 6, "test": 6}.items():
+        for place, name in enumerate(("green", "red", "violet")):
+            for number in range(count):
+                pixels = rng.integers(0, 120, (20, 20, 3), dtype=np.uint8)
+                pixels[..., [1, 0, 2][place]] += 130
+                path = folder / "data" / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    classifier = CatDogClassifier(model="signs", weights=str(folder / "net.h5"), dataset=str(folder / "data"), epochs=25,
+                                  learning_rate=0.003, seed=1, quiet=True)
+    classifier.train()
+    return folder
+
+
+def test_a_net_of_three_classes_learns_answers_and_remembers_their_names(three, run):
+    code, out, _ = run("--weights", three / "net.h5", "-d", three / "data/test", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["label"] for row in rows] == [Path(row["path"]).parent.name for row in rows]
+    assert all(list(row["probabilities"]) == ["green", "red", "violet"] for row in rows)
+    assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5) for row in rows)
+
+
+def test_the_three_likeliest_are_shown_of_more_than_two(three, run, weights, dataset):
+    _, out, err = run("--weights", three / "net.h5", "-f", three / "data/test/red/0.png")
+    label, rest = out.split(maxsplit=1)
+    assert label == "red"
+    assert rest.count("green") == rest.count("violet") == 1
+    assert "(then " in rest
+    assert "then" not in run("--weights", weights, "-f", dataset / "test/cat/cat.0.png")[1]
+    _, out, err = run("--weights", three / "net.h5", "-d", three / "data/test", "--csv")
+    assert out.splitlines()[0] == "path,label,confidence,green,red,violet,error"
+    assert err == "18 files: 6 green, 6 red, 6 violet, 0 unreadable\n"
+
+
+def test_labels_of_more_than_two_classes_are_one_hot_and_of_two_are_not(three, dataset, tmp_path):
+    _, batches = CatDogClassifier(model="signs", weights=str(tmp_path / "x.h5"), quiet=True).load_data(three / "data")
+    truth = np.concatenate([labels for _, labels in batches])
+    assert np.array_equal(truth, np.repeat(np.eye(3), 6, axis=0))
+    _, batches = CatDogClassifier(model="signs", weights=str(tmp_path / "x.h5"), quiet=True).load_data(dataset)
+    assert np.array_equal(np.concatenate([labels for _, labels in batches]), [[0]] * 6 + [[1]] * 6)
+
+
+def test_unequal_classes_weigh_the_same_when_they_are_three():
+    photos, labels = np.zeros((9, 4, 4, 3), np.uint8), np.array([[0], [0], [0], [0], [0], [1], [1], [2], [2]], np.float32)
+    batches, weights = program.balanced(program.make_batches(photos, labels, 4, classes=3), labels)
+    assert weights == pytest.approx([9 / 15, 9 / 6, 9 / 6])
+    found = np.concatenate([weight for _, _, weight in batches])
+    assert found[:, 0] == pytest.approx([0.6] * 5 + [1.5] * 4)
+
+
+def test_steps_cut_a_pass_short_or_begin_another():
+    photos = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    labels = np.zeros((10, 1), np.float32)
+
+    def seen(steps, rng):
+        batches = program.make_batches(photos, labels, 4, rng, steps=steps)
+        assert len(batches) == len(list(batches)) == (steps or 3)
+        return np.rint(np.concatenate([batch[:, 0, 0, 0] for batch, _ in batches]) * 255).astype(int).tolist()
+
+    assert sorted(seen(0, np.random.default_rng(0))) == list(range(10))
+    assert len(set(seen(2, np.random.default_rng(0)))) == 8
+    twice = seen(5, np.random.default_rng(0))
+    assert sorted(twice) == sorted([*range(10)] * 2)
+    assert sorted(twice[:10]) == list(range(10))
+
+
+# --summary. ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rung", "words"), [("mnist", ["93,322", "(None, 3, 3, 64)"]), ("happy", ["37,633", "37,569"]),
+                                             ("frozen", ["16,812,353", "2,097,665", "(None, 4, 4, 512)"])])
+def test_the_summary_needs_neither_photos_nor_a_download(rung, words, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("--model", rung, "--summary", "--base-weights", "imagenet")
+    assert code == 0
+    assert all(word in out for word in words)
+    assert "pip install pydot" in err
+    _, out, _ = run("--model", rung, "--summary", "--json")
+    assert json.loads(out)["parameters"] == COUNTS[rung]
+    assert os.listdir() == []
+
+
+def test_the_summary_is_drawn_where_graphviz_is(run, tmp_path, monkeypatch):
+    import keras
+
+    drawn = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(program, "find_spec", lambda name: True)
+    monkeypatch.setattr(program.shutil, "which", lambda name: name)
+    monkeypatch.setattr(keras.utils, "plot_model", lambda model, to_file, **_: drawn.append((model.count_params(), to_file)))
+    assert "Drawn in signs_net.png" in run("--model", "signs", "--summary")[2]
+    assert drawn == [(307_615, "signs_net.png")]
+
+
+# Digits of Keras. ------------------------------------------------------------------------------------------------------
+
+
+def test_the_digits_of_keras_become_a_dataset(run, tmp_path, monkeypatch):
+    import keras
+
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (60, 28, 28), dtype=np.uint8), np.repeat(np.arange(3), 20)
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: ((pixels[::2], labels[::2]), (pixels[1::2], labels[1::2])))
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("--prepare", "keras.datasets.mnist", "--split", "6,4,10", "--dataset", "digits")
+    assert (code, out) == (0, "digits: 18 train, 12 validation, 30 test photos\n")
+    first = sorted(Path("digits/train/1").iterdir())[0]
+    assert np.array_equal(np.asarray(Image.open(first)), pixels[::2][labels[::2] == 1][0])
+    last = {path.read_bytes() for path in Path("digits/test/2").iterdir()}
+    assert {np.asarray(Image.open(path)).tobytes() for path in Path("digits/test/2").iterdir()} == {
+        array.tobytes() for array in pixels[1::2][labels[1::2] == 2]}  # those that are meant for testing
+    assert len(last) == 10
+
+
+def test_digits_that_cannot_be_had_are_one_line(run, tmp_path, monkeypatch):
+    import keras
+
+    def offline():
+        raise Exception("URL fetch failure on https://...")
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", offline)
+    code, _, err = run("--prepare", "keras.datasets.mnist", "--dataset", tmp_path / "digits")
+    assert code == 1
+    assert "cannot get keras.datasets.mnist: URL fetch failure" in err
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_weights_file_says_so_for_every_rung(tmp_path):
+    (tmp_path / "net.h5").write_bytes(program.pack_weights(net("mnist"), {"rung": "signs", "classes": ["a", "b"], "versions": {"keras": "3"}}))
+    with pytest.raises(WeightsError, match="weights of another net"):
+        CatDogClassifier(weights=str(tmp_path / "net.h5")).load_weights()
