@@ -263,7 +263,7 @@ def clock(seconds):
 
 def percent(share):
     """A share in 0..1 as "97.3 %", rounded down: 100.0 % means all."""
-    return f"{math.floor(share * 1000 + 1e-6) / 10:.1f} %"
+    return f"{math.floor(share * 1000 + 1e-4) / 10:.1f} %"  # a share that was float32 may be a little too small
 
 
 class Console:
@@ -616,7 +616,8 @@ def list_split(dataset, split, known=None, ignored=None):
     classes = by_class(itertools.chain.from_iterable(labelled(folder, ignored) for folder in folders))
     check_classes(f"{dataset}/{split}", classes, layout)
     if known and set(known) != set(classes):
-        raise DatasetError(f"{dataset}/{split} holds {', '.join(classes)} instead of {', '.join(known)}", layout)
+        found = f"{dataset}/{split} holds {', '.join(classes)} instead of {', '.join(known)}"
+        raise DatasetError(found, f"Name other --weights, or another --dataset. {layout}")
     return classes
 
 
@@ -630,6 +631,8 @@ def check_classes(where, classes, fix):
     for name, photos in classes.items():
         if os.path.isdir(photos[0]) and not any(list_photos(photos[0])):
             raise DatasetError(f"the class {name} of {where} is empty", fix)
+    if len(json.dumps(list(classes))) > MAX_TEXT / 4:  # they are kept with the weights, next to other things
+        raise DatasetError(f"the class names of {where} are too long to be kept with the weights", "Shorten them")
 
 
 # All that Pillow's readers are known to raise on damaged data; a Python exception there is a refusal, not a bug.
@@ -957,16 +960,22 @@ def marks(thumbs):
     return signs_of(thumbs) @ (1 << np.arange(63))
 
 
-def known_among(marks, seen, differing=3):
-    """How many marks, int64 (N,), are among those seen, int64 (M,), all but a few of their 63 signs being the same.
+def known_among(thumbs, seen, differing=3):
+    """How many miniatures, uint8 (N, THUMB, THUMB), or mirror images of them are among the `marks` seen, int64 (M,).
 
-    Few, because another size of the photo or another version of a library may turn the sign of a frequency near 0.
+    All but a few of the 63 signs must be the same: few, because another size of the photo or another version of a
+    library may turn the sign of a frequency near 0.
     """
-    bits = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
-    found = 0
-    for mark in marks:
-        parts = (seen ^ mark).astype(np.uint64).view(np.uint16).reshape(len(seen), 4)
-        found += bool((bits[parts].sum(axis=1) <= differing).any())
+
+    def spins(marks):
+        """Signs as 1 and -1, so that a product counts those that agree: float32 (N, 63)."""
+        return 1 - 2 * (marks[:, None] >> np.arange(63) & 1).astype(np.float32)
+
+    found, table = 0, spins(seen).T
+    for start in range(0, len(thumbs), 64):
+        part = thumbs[start : start + 64]
+        best = [(spins(marks(views)) @ table).max(axis=1, initial=-63) for views in (part, part[:, :, ::-1])]
+        found += int((np.maximum(*best) >= 63 - 2 * differing).sum())
     return found
 
 
@@ -1871,7 +1880,8 @@ class Base:
     """A pretrained net of keras.applications without its top: where it is, and what it is used with.
 
     `size` is the side of the photos in pixels; `pooling` "avg" gives averages over its last maps, None the maps;
-    `block` is the layer that its last block begins with, `files` what Keras calls its downloaded weights.
+    `block` is the layer that its last block begins with, where the maps are halved for the last time; `files` is what
+    Keras calls its downloaded weights.
     """
 
     module: str
@@ -1884,7 +1894,7 @@ class Base:
 
 
 MOBILE = functools.partial(Base, "mobilenet", "MobileNet", 192, "avg", "conv_dw_12")
-MOBILE_2 = functools.partial(Base, "mobilenet_v2", "MobileNetV2", 192, "avg", "block_14_expand")
+MOBILE_2 = functools.partial(Base, "mobilenet_v2", "MobileNetV2", 192, "avg", "block_13_expand")
 BASES = {
     "vgg16": Base("vgg16", "VGG16", 150, None, "block5_conv1", "vgg16_*"),
     "mobilenet": MOBILE("mobilenet_1_0_192_*", {"alpha": 1.0}),
@@ -2030,7 +2040,7 @@ def pretrain(model, base, source):
     import keras
 
     kind, inner = BASES[base], base_of(model)
-    fix = "Name a file with --base-weights, or say --base-weights none"
+    fix = "Name a file with --base-weights, or say --base-weights none for random ones"
     try:
         if source == "imagenet":
             with contextlib.redirect_stdout(sys.stderr if sys.stderr and sys.stderr.isatty() else io.StringIO()):
@@ -2039,16 +2049,16 @@ def pretrain(model, base, source):
             inner.set_weights(donor.get_weights())
         elif source != "none":
             open_regular(source, MAX_FILE).close()
-            before = inner.get_weights()
+            inner.set_weights([np.full_like(array, np.nan) for array in inner.get_weights()])
             with warnings.catch_warnings(action="ignore"):  # Keras warns of what it skips, and goes on
                 inner.load_weights(source)
-            if any(map(np.array_equal, before, inner.get_weights())):
-                raise ValueError("it has none for some of the layers")
+            if not all(np.isfinite(array).all() for array in inner.get_weights()):
+                raise ValueError("some of its layers have none there")
     except OSError as error:
         raise WeightsError(f"cannot read the base weights {source}: {reason(error)}", fix) from None
     except Exception as error:  # noqa: BLE001 (Keras raises plain ones, with long explanations)
-        first = str(error).strip().partition("\n")[0][:200]
-        raise WeightsError(f"there are no weights of {base} to be had from {source}: {first}", fix) from None
+        why = str(error).strip().partition("\n")[0].partition("Example error")[0][:200]
+        raise WeightsError(f"there are no weights of {base} to be had from {source}: {why}", fix) from None
 
 
 def features_of(base, photos, name, console):
@@ -2164,7 +2174,7 @@ def score_line(score):
 def copies_line(copies):
     """What the counts of `copies_between` mean, for people."""
     counts = ", ".join(f"{count} of the {part} photos" for part, count in copies.items())
-    return f"{counts} are in an earlier part as well, or look the same: the scores come out too good."
+    return f"{counts} are in an earlier part as well, or look alike: if they are copies, the scores come out too good."
 
 
 def folds_of(labels, count, rng=None):
@@ -2188,7 +2198,7 @@ def judged(histories):
     `histories` are [{"val_loss": [...], "val_acc": [...]}, ...] of equally many epochs.
     """
     best = int(np.mean([history["val_loss"] for history in histories], axis=0).argmin())
-    shares = [float(history["val_acc"][best]) for history in histories]
+    shares = [round(float(history["val_acc"][best]), 6) for history in histories]  # of float32
     return {"best_epoch": best + 1, "accuracies": shares, **spread(shares)}
 
 
@@ -2205,8 +2215,8 @@ def scoreboard(rows):
     board = []
     for rung in dict.fromkeys(row["rung"] for row in rows):
         runs = [row for row in rows if row["rung"] == rung]
-        means = {name: float(np.mean([run[name] for run in runs])) for name in ("epochs", "seconds")}
-        accuracy = spread([run["accuracy"] for run in runs])
+        means = {name: round(float(np.mean([run[name] for run in runs])), 2) for name in ("epochs", "seconds")}
+        accuracy = {name: round(value, 6) for name, value in spread([run["accuracy"] for run in runs]).items()}
         board.append({"rung": rung, "runs": len(runs), "parameters": runs[0]["parameters"], **means,
                       "accuracy": accuracy["mean"], "deviation": accuracy["deviation"],
                       "interval": runs[0]["interval"] if len(runs) == 1 else None, "bytes": runs[0]["bytes"],
@@ -2417,24 +2427,25 @@ def draw_curves(history, name, title, best):
 
 
 def draw_compared(curves):
-    """A matplotlib Figure of the validation accuracy of several trainings: [(name, [share, 0..1, by epoch]), ...].
+    """A matplotlib Figure of the validation accuracy of trainings: [(name, [share, 0..1, by epoch], best epoch), ...].
 
-    Each name has a colour, each training its moving average and, thin, its points.
+    Each name has a colour; a dot marks the epoch that was kept, 0 for none.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
-    axes = figure.add_subplot(xlabel="epoch", ylabel="right on the validation photos", title="The ladder")
+    axes = figure.add_subplot(xlabel="epoch", ylabel="right on the validation photos",
+                              title="Validation accuracy by epoch (dot: the epoch that was kept)")
     styles = {name: {"color": PALETTE[place % len(PALETTE)], "linestyle": "-" if place < len(PALETTE) else "--"}
-              for place, name in enumerate(dict.fromkeys(name for name, _ in curves))}
-    for name, curve in curves:
-        epochs = range(1, len(curve) + 1)
-        axes.plot(epochs, curve, linewidth=0.8, alpha=0.3, **styles[name])
-        axes.plot(epochs, smooth(curve), linewidth=2, label=name, **styles[name])
+              for place, name in enumerate(dict.fromkeys(name for name, *_ in curves))}
+    for name, curve, best in curves:
+        axes.plot(range(1, len(curve) + 1), curve, linewidth=1.5, label=name, **styles[name])
+        if best:
+            axes.plot(best, curve[best - 1], "o", color=styles[name]["color"])
     handles = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     return figure
@@ -2724,12 +2735,11 @@ def pack_history(history):
 
 
 def read_history(path):
-    """What `pack_history` wrote: {name: [float, ...]}, nothing where it is missing."""
-    if not os.path.exists(path):
-        return collections.defaultdict(list)
-    with open(path, newline="") as file:
+    """What `pack_history` wrote: {name: [float, ...]}; {} where it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError, TypeError, csv.Error), open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in rows[0]}
+        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+    return {}
 
 
 # ======================================================================================================================
@@ -2887,23 +2897,35 @@ class CatDogClassifier:
             interrupt(signal.SIGTERM)
         return self.history
 
+    def _load_test(self, directory):
+        """Load the test photos, if there are any."""
+        try:
+            self.test = load_photos(list_split(directory, "test", self.classes), self.size, self.console)
+        except DatasetError as error:
+            self.test = None
+            self.console.say(f"There will be no test score: {error}")
+
     def _climb(self, directory):
         """Before a rung that goes on from another: take that one's weights, trained first; False if that was stopped.
 
-        They are those in the weights file when it holds a net of that rung that has learned from the same photos.
+        They are those in the weights file when it holds a net of that rung that began with the same base and has
+        learned from the same photos.
         """
         before, weights, recipe = RUNGS[self.rung].after, self.settings.weights, self._recipe()
         unfinished = None if self.settings.fresh else read_sealed(beside(weights, UNFINISHED))
         if not before or self._is_trained() or (unfinished and unfinished[1] == recipe):
             return True
-        found = facts_of(weights)
-        wanted = {"rung": before, "base": self.base, "classes": list(self.classes)}
-        done = found.get("summary", {}).get("ending", "interrupted") != "interrupted"
-        if not done or found.get("recipe", {}).get("photos") != recipe["photos"] or not wanted.items() <= found.items():
+        found, wanted = facts_of(weights), {**recipe, "net": f"{before} on {self.base}"}
+        theirs, ending = found.get("recipe", {}), found.get("summary", {}).get("ending", "interrupted")
+        alike = all(theirs.get(name) == wanted[name] for name in ("net", "photos", "classes", "--base-weights"))
+        if alike and ending != "interrupted":
+            self.console.say(f"It goes on from the {before} net in {printable(weights)}.")
+        else:
             self.console.say(f"First {before}, which {self.rung} goes on from.")
             first = CatDogClassifier(**{**self._given, "model": before})
             first.train(directory)
             if first.summary["ending"] == "interrupted":
+                self.console.say(f"This is still the {before} net: {self.rung} has not begun.")
                 self.summary, self.files, self.history = first.summary, first.files, first.history
                 return False
             self._climbed = first.facts["run"]  # one training in two parts: it replaces the weights of its first one
@@ -2916,15 +2938,8 @@ class CatDogClassifier:
         return f"{self.rung} on {self.base}" if RUNGS[self.rung].base else self.rung
 
     def _look_for_copies(self, directory):
-        """Load the test photos, if there are any, and say whether one photo is in several parts.
-
-        Returns the `marks` of the photos to train on and to validate.
-        """
-        try:
-            self.test = load_photos(list_split(directory, "test", self.classes), self.size, self.console)
-        except DatasetError as error:
-            self.test = None
-            self.console.say(f"There will be no test score: {error}")
+        """Say whether one photo is in several parts; returns the `marks` of those to train on and to validate."""
+        self._load_test(directory)
         parts = {"train": self.training, "validation": self.validation} | ({"test": self.test} if self.test else {})
         parts = {part: fingerprints(photos) for part, (photos, _) in parts.items()}
         self.copies = copies_between(parts)
@@ -2959,13 +2974,17 @@ class CatDogClassifier:
         for array in (*self.training, *self.validation):
             photos = zlib.crc32(np.ascontiguousarray(array), photos)
         settings = {"--" + name.replace("_", "-"): getattr(self.settings, name) for name in RECIPE}
-        if RUNGS[self.rung].base:
-            settings["--base-weights"] = self.settings.base_weights
+        base, source = RUNGS[self.rung].base, self.settings.base_weights
+        if base:
+            settings["--base-weights"] = source if source in ("imagenet", "none") else digest_of(source)
+        if base == "features":  # it is not in the state of a training
+            settings["base"] = digest(b"", map(np.asarray, base_of(self.model).weights))
         return {"version": __version__, "net": self._net, "photos": photos, "classes": list(self.classes), **settings}
 
     def _whole_recipe(self):
-        """What a training must have in common with a finished one to be the same."""
-        return {**self._recipe(), "--epochs": self.settings.epochs, "--patience": self.settings.patience}
+        """What a training must have in common with a finished one to have come to the same."""
+        test = zlib.crc32(np.ascontiguousarray(self.test[0]), zlib.crc32(self.test[1])) if self.test else None
+        return {**self._recipe(), "--epochs": self.settings.epochs, "--patience": self.settings.patience, "test": test}
 
     def _go_on(self, recipe, trained):
         """Make the net of an unfinished training the model; its Progress and best weights, or (None, None) if none."""
@@ -3046,6 +3065,9 @@ class CatDogClassifier:
             f"Training to tell {' from '.join(map(printable, self.classes))}, on the {self.device.name} in "
             f"{self.precision}; epochs: at most {last}." + (f" Net: {self._net}." if self.rung != "default" else "")
         )
+        best = training.progress.best
+        if done == training.progress.start and math.isfinite(best):
+            self.console.say(f"It begins with a val_loss of {best:.3f}: only what is better is kept.")
         if done > training.progress.start:
             self.console.say(f"Going on after epoch {done} of an unfinished training (--fresh starts over).")
         self.console.say("Ctrl-C stops and keeps the best so far.")
@@ -3220,7 +3242,7 @@ class CatDogClassifier:
         shares = self._shares(photos, labels)
         table = confusion(shares, labels)
         return {**score(shares, labels), **rates(table), "classes": list(self.classes), "confusion": table.tolist(),
-                "seen": known_among(marks(fingerprints(photos)[1]), self.seen)}
+                "seen": known_among(fingerprints(photos)[1], self.seen)}
 
     def _score(self, photos, labels):
         return score(self._shares(photos, labels), labels)
@@ -3230,7 +3252,7 @@ class CatDogClassifier:
         batches = make_batches(in_channels(photos, RUNGS[self.rung].channels), labels, 64)
         return shares_of(self.predictor.predict(batches, verbose=0))
 
-    def compare(self, rungs=(), seeds=1, directory=None):
+    def compare(self, directory=None, rungs=(), seeds=1):
         """Train rungs of the ladder on the same photos, one after another; yields a row for each training.
 
         By default all that need no download. A row is a dict: rung, seed, parameters, epochs, best_epoch, seconds,
@@ -3239,9 +3261,10 @@ class CatDogClassifier:
         trained again, and what is not is gone on with. A rung that cannot be trained is said and left out. Raises
         DatasetError, WriteError, KeyboardInterrupt.
         """
+        list_split(directory or self.settings.dataset, "test")  # without it there is nothing to compare
         first, source = self.settings.seed or 0, self.settings.base_weights
         here = [name for name, rung in RUNGS.items() if not rung.base or has_base(self.settings.base, source)]
-        for rung, seed in itertools.product(rungs or here, range(first, first + seeds)):
+        for rung, seed in itertools.product(dict.fromkeys(rungs or here), range(first, first + seeds)):
             try:
                 yield self._trial(rung, seed, directory)
             except (TrainingError, WeightsError) as error:
@@ -3251,12 +3274,15 @@ class CatDogClassifier:
         """One training of a comparison, or what it has left: a row."""
         path = beside(self.settings.weights, COMPARED) / f"{rung}-{seed}.h5"
         path.parent.mkdir(parents=True, exist_ok=True)
-        run = CatDogClassifier(**{**self._given, "model": rung, "seed": seed, "weights": str(path)})
-        before = path.with_name(f"{RUNGS[rung].after}-{seed}.h5")
+        given, before = {**self._given, "seed": seed}, RUNGS[rung].after
+        run = CatDogClassifier(**{**given, "model": rung, "weights": str(path)})
         self.console.say(f"\n{rung}, seed {seed}: {RUNGS[rung].change}")
         if not run._is_done(directory):
-            if before.exists() and not beside(path, UNFINISHED).exists():
-                write_whole(path, before.read_bytes())  # what it goes on from need not be trained twice
+            if before and not beside(path, UNFINISHED).exists():  # what it goes on from need not be trained twice
+                begin = path.with_name(f"{before}-{seed}.h5")
+                if CatDogClassifier(**{**given, "model": before, "weights": str(begin)})._is_done(directory):
+                    write_whole(path, begin.read_bytes())
+                    run._climbed = facts_of(begin)["run"]
             run.train(directory)
             if run.summary["ending"] == "interrupted":
                 raise KeyboardInterrupt
@@ -3267,11 +3293,14 @@ class CatDogClassifier:
 
     def _is_done(self, directory):
         """Whether the weights file holds just the net that a training now would end with, and its test score."""
-        facts = facts_of(self.settings.weights)
+        weights, directory = self.settings.weights, directory or self.settings.dataset
+        facts, curve = facts_of(weights), read_history(beside(weights, HISTORY)).get("val_acc", [])
         summary = facts.get("summary", {})
-        if facts.get("rung") != self.rung or not summary.get("test") or summary["ending"] == "interrupted":
+        whole = summary.get("test") and summary["ending"] != "interrupted" and len(curve) == summary["epochs"]
+        if self.settings.fresh or facts.get("rung") != self.rung or not whole:
             return False
         self.load_data(directory)
+        self._load_test(directory)
         return facts.get("recipe") == self._whole_recipe()
 
     def crossValidate(self, directory=None, folds=5, repeats=1):
@@ -3281,10 +3310,13 @@ class CatDogClassifier:
         are shuffled before they are dealt out. Returns what `judged` says of all of them. Raises UsageError,
         DatasetError, TrainingError, KeyboardInterrupt.
         """
+        if RUNGS[self.rung].after:
+            raise UsageError(f"--folds takes a rung that begins anew, not {self.rung}")
         directory, histories = directory or self.settings.dataset, []
         classes = [*self._list(directory).values()]
         pooled = {name: list(itertools.chain(*(split[name] for split in classes))) for name in self.classes}
         photos, labels = load_photos(pooled, self.size, self.console)
+        self.console.say(f"{len(labels)} photos ({self._counted(labels)}), net: {self._net}, on the {self.device.name}")
         self.rng, place = np.random.default_rng(self.settings.seed), Path(directory, "folds")
         for repeat in range(repeats):
             parts = folds_of(labels, folds, self.rng if repeat else None)
@@ -3700,7 +3732,7 @@ def evaluate(classifier, arguments):
         print_scores(scores)
     if scores["seen"]:
         classifier.console.warn(f"{scores['seen']} of these {scores['total']} photos are among those that this net "
-                                "learned from, or look the same: the scores come out too good.")
+                                "learned from, or look alike: if they are copies, the scores come out too good.")
     if least is not None and scores["accuracy"] < least:
         share = percent(scores["accuracy"])
         classifier.console.warn(f"CatDogClassifier: {share} is less than --assert-accuracy {least} asks for")
@@ -3725,15 +3757,19 @@ def compare(classifier, arguments):
     """--compare: train rungs of the ladder, print and save the scoreboard and the curves; 1 when one was left out."""
     for name in arguments.compare:
         named("--compare", name, RUNGS)
+    if "model" in arguments:
+        raise UsageError("--model does not go with --compare", "Say --compare RUNG ...")
     rows, seeds = [], arguments.seeds or 1
     try:
-        for row in classifier.compare(arguments.compare, seeds):
+        for row in classifier.compare(rungs=arguments.compare, seeds=seeds):
             rows.append(row)
+    except KeyboardInterrupt:
+        classifier.console.warn("Not finished: the same command goes on.")
+        raise
     finally:
         if rows:
             show_board(classifier, rows, arguments.style)
-    wanted = len(arguments.compare) * seeds
-    return 1 if not rows or len(rows) < wanted else 0
+    return 1 if not rows or len(rows) < len(set(arguments.compare)) * seeds else 0
 
 
 def show_board(classifier, rows, style):
@@ -3744,12 +3780,15 @@ def show_board(classifier, rows, style):
     table.writeheader()
     table.writerows(board)
     write_whole(folder / BOARD, text.getvalue().encode())
-    write_whole(folder / CURVES, pack_figure(draw_compared([(row["rung"], row["curve"]) for row in rows])))
+    curves = [(row["rung"], row["curve"], row["best_epoch"]) for row in rows]
+    write_whole(folder / CURVES, pack_figure(draw_compared(curves)))
     if style == "json":
         for row in board:
             print(json.dumps(row))
         return
-    print(f"{'rung':<15}{'parameters':>12}{'epochs':>8}{'seconds':>9}{'MB':>7}  {'right on test photos':<34} tutorial")
+    heading = "in the tutorial" if any(row["tutorial"] for row in board) else ""
+    head = f"{'rung':<15}{'parameters':>12}{'epochs':>8}{'seconds':>9}{'MB':>7}  {'right on test photos':<34} {heading}"
+    print(head.rstrip())
     for row in board:
         tutorial = percent(row["tutorial"]) if row["tutorial"] else ""
         print(f"{row['rung']:<15}{row['parameters']:>12,}{row['epochs']:>8.1f}{row['seconds']:>9.1f}"
@@ -3771,8 +3810,10 @@ def cross_validate(classifier, arguments):
         print(json.dumps(result))
         return 0
     for place, share in enumerate(result["accuracies"]):
-        print(f"fold {place % result['folds'] + 1:<8}{percent(share):>8}")
-    print(f"mean         {percent(result['mean'])}, standard deviation {100 * result['deviation']:.1f}, at epoch "
+        repeat, fold = divmod(place, result["folds"])
+        name = f"fold {fold + 1}" + (f", repeat {repeat + 1}" if result["repeats"] > 1 else "")
+        print(f"{name:<20}{percent(share):>8}")
+    print(f"{'mean':<20}{percent(result['mean']):>8}, standard deviation {100 * result['deviation']:.1f}, at epoch "
           f"{result['best_epoch']} of {result['epochs']}, the best on average")
     return 0
 
@@ -3780,8 +3821,9 @@ def cross_validate(classifier, arguments):
 def summarize(classifier, arguments):
     """--summary: the layers of a net, and where Graphviz is installed a drawing of them."""
     classifier.device  # noqa: B018 (TensorFlow starts here)
-    rung, settings = classifier.rung, classifier.settings
-    model = build_model(rung, settings)
+    if "weights" in arguments:
+        classifier.load_weights()
+    rung, model = classifier.rung, classifier.model or build_model(classifier.rung, classifier.settings)
     if arguments.style == "json":
         layers = [{"name": layer.name, "type": type(layer).__name__, "shape": list(layer.output.shape[1:]),
                    "parameters": layer.count_params()} for layer in model.layers]
@@ -3847,7 +3889,7 @@ def run(arguments):
         if value is not None and not low <= value <= high:
             raise UsageError(f"{flag} must lie between {low} and {high}")
     if arguments.style == "csv" and asked not in ([classify_files], [classify_folder]):
-        raise UsageError("--csv goes with -f and -d", "A training writes its history as CSV by itself")
+        raise UsageError("--csv goes with -f and -d", "Trainings and comparisons write CSV by themselves")
     given = {setting.name for setting in fields(Settings)} & set(vars(arguments))
     classifier = CatDogClassifier(**{name: getattr(arguments, name) for name in given})
     return (asked or [train])[0](classifier, arguments)

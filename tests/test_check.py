@@ -378,8 +378,8 @@ def test_a_training_says_what_the_cheap_part_of_the_check_finds(dataset, tmp_pat
     shutil.copy(dataset / "train/cat/cat.1.png", dataset / "validation/cat/x.png")
     classifier = quick(tmp_path, epochs=1, fresh=True, quiet=False)
     classifier.train(dataset)
-    assert ("1 of the validation photos, 1 of the test photos are in an earlier part as well, or look the same: the scores "
-            f"come out too good. Which: python CatDogClassifier.py --check {dataset}\n") in capsys.readouterr().err
+    assert ("1 of the validation photos, 1 of the test photos are in an earlier part as well, or look alike: if they "
+            f"are copies, the scores come out too good. Which: python CatDogClassifier.py --check {dataset}\n") in capsys.readouterr().err
     assert classifier.summary["copies"] == {"validation": 1, "test": 1}
 
 

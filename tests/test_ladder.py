@@ -12,6 +12,7 @@ from PIL import Image
 import CatDogClassifier as program
 from CatDogClassifier import BASES, RUNGS, CatDogClassifier, Settings, UsageError, WeightsError, build_model
 from conftest import make_dataset
+from measure_ladder import draw_set
 
 SMALL = "mobilenet-0.25"  # the base that tests are quick with
 
@@ -240,6 +241,32 @@ def test_base_weights_that_cannot_be_had_are_one_line_with_the_way_out(source, w
     assert "--base-weights none" in err
 
 
+def test_all_weights_of_a_base_must_be_in_its_file(tmp_path):
+    """A net that was never trained has zeros and ones: a file of them is whole all the same."""
+    import keras
+
+    base, model = program.base_of(build_model("frozen", Settings(base=SMALL))), build_model("frozen", Settings(base=SMALL))
+    base.save_weights(tmp_path / "whole.weights.h5")
+    program.pretrain(model, SMALL, str(tmp_path / "whole.weights.h5"))
+    assert moved(arrays(base), arrays(model)) == set()
+    keras.Model(base.input, base.get_layer("conv_dw_13_relu").output).save_weights(tmp_path / "part.weights.h5")
+    with pytest.raises(WeightsError, match="no weights of mobilenet-0.25 to be had"):
+        program.pretrain(model, SMALL, str(tmp_path / "part.weights.h5"))
+
+
+def test_an_unfinished_head_does_not_go_on_with_another_base(dataset, tmp_path, run):
+    """Without pretrained weights the base is random: what a head has learned from one is of no use to another."""
+    line = ["--dataset", dataset, "--weights", tmp_path / "net.h5", "--model", "features", "--base", SMALL, "--base-weights",
+            "none", "--epochs", 2]
+    saving, program.Training.over = program.Training.over, lambda self: "interrupted" if self.progress.epochs else None
+    try:
+        run(*line)
+    finally:
+        program.Training.over = saving
+    assert (tmp_path / "net.unfinished").exists()
+    assert "is of another kind (other base)" in run(*line)[2]
+
+
 def test_what_a_base_sees_is_computed_once(pretrained, dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     settings = {"model": "features", "base": SMALL, "base_weights": str(pretrained), "weights": str(tmp_path / "net.h5"),
@@ -431,6 +458,15 @@ def test_steps_cut_a_pass_short_or_begin_another():
     twice = seen(5, np.random.default_rng(0))
     assert sorted(twice) == sorted([*range(10)] * 2)
     assert sorted(twice[:10]) == list(range(10))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rung", "count"), [("happy", 150), ("mnist", 800), ("signs", 150)])
+def test_the_rungs_for_other_pictures_learn_them(rung, count, tmp_path):
+    data = draw_set(tmp_path / "data", rung, {"train": count, "validation": 40, "test": 100})
+    classifier = CatDogClassifier(model=rung, weights=str(tmp_path / "net.h5"), seed=0, quiet=True)
+    classifier.train(data)
+    assert classifier.summary["test"]["accuracy"] >= 0.95
 
 
 # --summary. ------------------------------------------------------------------------------------------------------------

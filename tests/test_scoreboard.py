@@ -11,7 +11,7 @@ from PIL import Image
 
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier, UsageError, confusion, folds_of, judged, rates, score, scoreboard
-from conftest import both, make_dataset, quick
+from conftest import REPO, both, make_dataset, quick
 
 # Three classes, ten photos: counted by hand.
 TRUTH = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2], np.float32)[:, None]
@@ -78,18 +78,19 @@ def drawing(seed):
 
 
 def test_photos_that_a_net_learned_from_are_known_again_when_resized_and_recompressed(tmp_path):
-    def marks_of(images):
-        return program.marks(program.fingerprints([np.asarray(image.resize((150, 150))) for image in images])[1])
+    def thumbs_of(images):
+        return program.fingerprints([np.asarray(image.resize((150, 150))) for image in images])[1]
 
     def copy(image):
         image.resize((120, 90)).save(tmp_path / "copy.jpg", quality=40)
         return Image.open(tmp_path / "copy.jpg").convert("RGB")
 
-    seen = marks_of([drawing(seed) for seed in range(300)])
-    copies = marks_of([copy(drawing(seed)) for seed in range(0, 300, 10)])
+    seen = program.marks(thumbs_of([drawing(seed) for seed in range(300)]))
+    copies = thumbs_of([copy(drawing(seed)) for seed in range(0, 300, 10)])
     assert program.known_among(copies, seen) >= 28  # of 30
-    assert program.known_among(marks_of([drawing(seed) for seed in range(1000, 1300)]), seen) == 0
-    assert program.known_among(seen[:0], seen) == program.known_among(seen, seen[:0]) == 0
+    assert program.known_among(copies[:, :, ::-1], seen) >= 28  # mirrored too
+    assert program.known_among(thumbs_of([drawing(seed) for seed in range(1000, 1300)]), seen) == 0
+    assert program.known_among(copies[:0], seen) == program.known_among(copies, seen[:0]) == 0
 
 
 def test_a_test_photo_that_was_learned_from_is_said(run, tmp_path):
@@ -105,8 +106,8 @@ def test_a_test_photo_that_was_learned_from_is_said(run, tmp_path):
     shutil.copy(data / "train/cat/3.png", data / "test/cat")
     shutil.copy(data / "validation/dog/21.png", data / "test/dog")
     _, _, err = run("--evaluate", "--weights", tmp_path / "net.h5", "--dataset", data)
-    assert err == ("2 of these 14 photos are among those that this net learned from, or look the same: "
-                   "the scores come out too good.\n")
+    assert err == ("2 of these 14 photos are among those that this net learned from, or look alike: "
+                   "if they are copies, the scores come out too good.\n")
 
 
 # --folds. --------------------------------------------------------------------------------------------------------------
@@ -207,6 +208,12 @@ def test_a_comparison_goes_on_where_it_stopped(run, dataset, tmp_path, monkeypat
     shutil.copy(dataset / "train/cat/cat.0.png", dataset / "train/cat/cat.99.png")
     compared(run, dataset, tmp_path, "--learning-rate", 0.01)
     assert trained[5:] == ["signs", "mnist"]  # other photos
+    shutil.copy(dataset / "train/dog/dog.0.png", dataset / "test/dog/dog.99.png")
+    compared(run, dataset, tmp_path, "--learning-rate", 0.01)
+    assert trained[7:] == ["signs", "mnist"]  # other photos to score
+    (tmp_path / "pets_compare/signs-0_history.csv").write_text("")
+    compared(run, dataset, tmp_path, "--learning-rate", 0.01)
+    assert trained[9:] == ["signs"]  # its curve is lost
 
 
 def test_what_cannot_be_trained_is_left_out_and_said(run, dataset, tmp_path):
@@ -217,9 +224,43 @@ def test_what_cannot_be_trained_is_left_out_and_said(run, dataset, tmp_path):
     assert "signs" in out
 
 
+def test_a_rung_that_is_named_twice_is_trained_and_counted_once(run, dataset, tmp_path):
+    _, out, _ = run("--compare", "signs", "signs", "--dataset", dataset, "--weights", tmp_path / "pets.h5", "--epochs", 1, "--json")
+    assert json.loads(out)["runs"] == 1
+
+
+def test_a_comparison_goes_on_from_the_frozen_nets_of_its_own_base_only(run, dataset, tmp_path):
+    """Stage one is trained once for both rungs that go on from it, and anew when the base is another one."""
+    base = tmp_path / "base.weights.h5"
+    program.base_of(program.build_model("frozen", program.Settings(base="mobilenet-0.25"))).save_weights(base)
+    line = ["--compare", "--dataset", dataset, "--weights", tmp_path / "pets.h5", "--base", "mobilenet-0.25", "--epochs", 1,
+            "--steps", 1, "--base-weights"]
+    _, _, err = run("--compare", "frozen", "finetune", *line[1:], "none")
+    assert "First frozen" not in err
+    assert not list((tmp_path / "pets_compare").glob("*.previous.h5"))
+    _, _, err = run("--compare", "finetune", *line[1:], base)
+    assert "First frozen" in err
+    model = CatDogClassifier(weights=str(tmp_path / "pets_compare/finetune-0.h5"))
+    model.load_weights()
+    import h5py
+
+    with h5py.File(base) as file:
+        first = np.array(file["layers/conv2d/vars/0"])
+    assert np.array_equal(model.model.get_layer("conv1").get_weights()[0], first)
+
+
+def test_without_test_photos_there_is_nothing_to_compare(run, dataset, tmp_path):
+    shutil.rmtree(dataset / "test")
+    code, _, err = run("--compare", "signs", "--dataset", dataset, "--weights", tmp_path / "pets.h5")
+    assert code == 1
+    assert f"{dataset} has no folder test" in err
+    assert not (tmp_path / "pets_compare").exists()
+
+
 def test_by_default_a_comparison_takes_what_needs_no_download(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(CatDogClassifier, "_trial", lambda self, rung, seed, directory: rung)
+    monkeypatch.chdir(REPO)  # where there is a dataset
     small = ["default", "baseline", "dropout", "happy", "mnist", "signs"]
     assert list(CatDogClassifier().compare()) == small
     assert list(CatDogClassifier(base_weights="x.h5").compare()) == list(program.RUNGS)
@@ -236,14 +277,13 @@ def test_the_scoreboard_has_means_and_their_spread():
     board = scoreboard([{**row, "rung": "a", "accuracy": 0.7}, {**row, "rung": "b", "accuracy": 0.9},
                         {**row, "rung": "a", "accuracy": 0.8, "epochs": 4}])
     assert [(line["rung"], line["runs"], line["epochs"], line["interval"]) for line in board] == [("a", 2, 3.5, None), ("b", 1, 3, (0.6, 0.8))]
-    assert (board[0]["accuracy"], board[0]["deviation"]) == pytest.approx((0.75, 0.0707107))
+    assert (board[0]["accuracy"], board[0]["deviation"]) == pytest.approx((0.75, 0.0707107), abs=1e-6)
 
 
 def test_the_picture_of_a_comparison_shows_every_training_once_in_the_legend():
-    figure = program.draw_compared([("one", [0.5, 0.6]), ("two", [0.7]), ("one", [0.4, 0.9])])
-    drawn = [list(line.get_ydata()) for line in figure.axes[0].lines]
-    assert [0.5, 0.6] in drawn
-    assert program.smooth([0.4, 0.9]) in drawn
+    figure = program.draw_compared([("one", [0.5, 0.6], 1), ("two", [0.7], 0), ("one", [0.4, 0.9], 2)])
+    drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in figure.axes[0].lines]
+    assert drawn == [([1, 2], [0.5, 0.6]), ([1], [0.5]), ([1], [0.7]), ([1, 2], [0.4, 0.9]), ([2], [0.9])]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
 
 
@@ -253,7 +293,9 @@ def test_the_picture_of_a_comparison_shows_every_training_once_in_the_legend():
      (["--evaluate", "--assert-accuracy", "90"], "--assert-accuracy must lie between 0 and 1"),
      (["--seeds", "3"], "--seeds goes with --compare"), (["--compare", "--seeds", "0"], "--seeds must lie between 1 and"),
      (["--folds", "1"], "--folds must lie between 2 and"), (["--repeats", "2"], "--repeats goes with --folds"),
-     (["--compare", "alexnet"], "--compare alexnet is none of default, baseline")],
+     (["--compare", "alexnet"], "--compare alexnet is none of default, baseline"),
+     (["--compare", "--model", "signs"], "--model does not go with --compare"),
+     (["--folds", "3", "--model", "finetune"], "--folds takes a rung that begins anew, not finetune")],
 )
 def test_what_does_not_go_together_is_a_usage_error(arguments, words, run):
     code, _, err = run(*arguments)
