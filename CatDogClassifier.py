@@ -1893,19 +1893,19 @@ class Base:
     options: dict = field(default_factory=dict)
 
 
-MOBILE = functools.partial(Base, "mobilenet", "MobileNet", 192, "avg", "conv_dw_12")
-MOBILE_2 = functools.partial(Base, "mobilenet_v2", "MobileNetV2", 192, "avg", "block_13_expand")
+MOBILE = functools.partial(Base, "mobilenet", "MobileNet", 224, "avg", "conv_dw_12")
+MOBILE_2 = functools.partial(Base, "mobilenet_v2", "MobileNetV2", 224, "avg", "block_13_expand")
 BASES = {
     "vgg16": Base("vgg16", "VGG16", 150, None, "block5_conv1", "vgg16_*"),
-    "mobilenet": MOBILE("mobilenet_1_0_192_*", {"alpha": 1.0}),
-    "mobilenet-0.75": MOBILE("mobilenet_7_5_192_*", {"alpha": 0.75}),
-    "mobilenet-0.5": MOBILE("mobilenet_5_0_192_*", {"alpha": 0.5}),
-    "mobilenet-0.25": MOBILE("mobilenet_2_5_192_*", {"alpha": 0.25}),
-    "mobilenet_v2": MOBILE_2("mobilenet_v2_*_1.0_192_*", {"alpha": 1.0}),
-    "mobilenet_v2-0.5": MOBILE_2("mobilenet_v2_*_0.5_192_*", {"alpha": 0.5}),
-    "mobilenet_v2-0.35": MOBILE_2("mobilenet_v2_*_0.35_192_*", {"alpha": 0.35}),
-    "resnet50": Base("resnet50", "ResNet50", 192, "avg", "conv5_block1_1_conv", "resnet50_*"),
-    "efficientnet_v2_b0": Base("efficientnet_v2", "EfficientNetV2B0", 192, "avg", "block6a_expand_conv",
+    "mobilenet": MOBILE("mobilenet_1_0_224_*", {"alpha": 1.0}),
+    "mobilenet-0.75": MOBILE("mobilenet_7_5_224_*", {"alpha": 0.75}),
+    "mobilenet-0.5": MOBILE("mobilenet_5_0_224_*", {"alpha": 0.5}),
+    "mobilenet-0.25": MOBILE("mobilenet_2_5_224_*", {"alpha": 0.25}),
+    "mobilenet_v2": MOBILE_2("mobilenet_v2_*_1.0_224_*", {"alpha": 1.0}),
+    "mobilenet_v2-0.5": MOBILE_2("mobilenet_v2_*_0.5_224_*", {"alpha": 0.5}),
+    "mobilenet_v2-0.35": MOBILE_2("mobilenet_v2_*_0.35_224_*", {"alpha": 0.35}),
+    "resnet50": Base("resnet50", "ResNet50", 224, "avg", "conv5_block1_1_conv", "resnet50_*"),
+    "efficientnet_v2_b0": Base("efficientnet_v2", "EfficientNetV2B0", 224, "avg", "block6a_expand_conv",
                                "efficientnetv2-b0_*"),
 }
 
@@ -1956,7 +1956,7 @@ RUNGS = {
     "mnist": Rung(digits, "ten digits: three convolutions on 28 x 28 grey pixels",
                   {"epochs": 5, "batch_size": 64, **PLAIN}, size=28, channels=1, classes=10),
     "signs": Rung(hand_signs, "hands that show 0 to 5: three dense layers on 64 x 64 pixels, no convolution",
-                  {"optimizer": "adam", "learning_rate": 1e-4, "epochs": 100, **PLAIN}, size=64, classes=6),
+                  {"optimizer": "adam", "learning_rate": 1e-4, "epochs": 300, **PLAIN}, size=64, classes=6),
 }
 
 

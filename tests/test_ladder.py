@@ -152,7 +152,7 @@ def arrays(model):
 def test_frozen_means_that_not_one_weight_moves(rung, batch_norm):
     model = net(rung)
     before = arrays(model)
-    photos = np.random.default_rng(2).random((4, 192, 192, 3)).astype(np.float32)
+    photos = np.random.default_rng(2).random((4, 224, 224, 3)).astype(np.float32)
     model.train_on_batch(photos, np.array([[0.0], [1.0], [0.0], [1.0]]))
     found, head = moved(before, arrays(model)), {f"{name}/{kind}" for name in ("dense_0", "dense_1") for kind in ("kernel", "bias")}
     assert head <= found
@@ -210,7 +210,7 @@ def test_base_weights_come_from_keras(monkeypatch, capsys):
     model = classifier._build("float32")
     monkeypatch.setattr(keras.applications.mobilenet, "MobileNet", donor)
     program.pretrain(model, SMALL, "imagenet")
-    assert given == {"include_top": False, "input_shape": (192, 192, 3), "pooling": "avg", "alpha": 0.25}
+    assert given == {"include_top": False, "input_shape": (224, 224, 3), "pooling": "avg", "alpha": 0.25}
     assert capsys.readouterr().out == ""
 
 
