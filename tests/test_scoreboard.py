@@ -229,6 +229,7 @@ def test_a_rung_that_is_named_twice_is_trained_and_counted_once(run, dataset, tm
     assert json.loads(out)["runs"] == 1
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_from_the_frozen_nets_of_its_own_base_only(run, dataset, tmp_path):
     """Stage one is trained once for both rungs that go on from it, and anew when the base is another one."""
     base = tmp_path / "base.weights.h5"
