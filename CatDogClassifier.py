@@ -877,7 +877,7 @@ def signs_of(thumbs):
     """The signs of the 63 lowest frequencies of miniatures, uint8 (N, THUMB, THUMB): int64 (N, 63), 0 or 1."""
     grey = thumbs.reshape(-1, THUMB // 2, 2, THUMB // 2, 2).mean(axis=(2, 4), dtype=np.float32)
     waves = np.cos(2 * np.pi / THUMB * np.outer(np.arange(8), np.arange(THUMB // 2) + 0.5)).astype(np.float32)
-    return ((waves @ grey @ waves.T).reshape(len(thumbs), -1)[:, 1:] > 0).astype(np.int64)
+    return ((waves @ grey @ waves.T).reshape(len(thumbs), 64)[:, 1:] > 0).astype(np.int64)
 
 
 def alike(thumbs, rounds=12, reach=4):
