@@ -431,6 +431,19 @@ def digest_of(path):
         return None
 
 
+def digest(about, arrays):
+    """The SHA-256 of a text, bytes, and of arrays."""
+    found = hashlib.sha256(about)
+    for array in arrays:
+        found.update(np.ascontiguousarray(array))
+    return found.hexdigest()
+
+
+def crc_of(*arrays):
+    """The CRC-32 of arrays."""
+    return functools.reduce(lambda crc, array: zlib.crc32(np.ascontiguousarray(array), crc), arrays, 0)
+
+
 def sealed(key, chunks, facts):
     """Yield the chunks of a file that shows whether it is whole: some content, a key to compare, facts.
 
@@ -873,11 +886,15 @@ def fingerprint(photo):
     return hashlib.sha256(photo).digest(), np.asarray(grey)
 
 
+def halved(thumbs):
+    """Miniatures, uint8 (N, THUMB, THUMB), at half the size: float32 (N, THUMB / 2, THUMB / 2)."""
+    return thumbs.reshape(-1, THUMB // 2, 2, THUMB // 2, 2).mean(axis=(2, 4), dtype=np.float32)
+
+
 def signs_of(thumbs):
     """The signs of the 63 lowest frequencies of miniatures, uint8 (N, THUMB, THUMB): int64 (N, 63), 0 or 1."""
-    grey = thumbs.reshape(-1, THUMB // 2, 2, THUMB // 2, 2).mean(axis=(2, 4), dtype=np.float32)
     waves = np.cos(2 * np.pi / THUMB * np.outer(np.arange(8), np.arange(THUMB // 2) + 0.5)).astype(np.float32)
-    return ((waves @ grey @ waves.T).reshape(len(thumbs), 64)[:, 1:] > 0).astype(np.int64)
+    return ((waves @ halved(thumbs) @ waves.T).reshape(len(thumbs), 64)[:, 1:] > 0).astype(np.int64)
 
 
 def alike(thumbs, rounds=12, reach=4):
@@ -889,8 +906,7 @@ def alike(thumbs, rounds=12, reach=4):
     as N log N; `python tests/measure_check.py` counts what is missed.
     """
     count, thumbs, side = len(thumbs), np.concatenate([thumbs, thumbs[:, :, ::-1]]), THUMB // 2
-    grey, signs = thumbs.reshape(-1, side, 2, side, 2).mean(axis=(2, 4), dtype=np.float32), signs_of(thumbs)
-    grey = grey.reshape(len(thumbs), -1)
+    grey, signs = halved(thumbs).reshape(len(thumbs), -1), signs_of(thumbs)
     grey -= grey.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(grey, axis=1, keepdims=True)
     grey *= (norms > UNIFORM * side) / np.maximum(norms, 1)  # what shows nothing is like nothing
@@ -1254,6 +1270,7 @@ def keras_digits():
     pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
     def opening(name, limit):
+        """One digit as a file in PNG."""
         buffer = io.BytesIO()
         Image.fromarray(pixels[int(Path(name).stem)]).save(buffer, format="png")
         buffer.seek(0)
@@ -1575,6 +1592,38 @@ def in_channels(photos, channels):
     if channels == 3:
         return photos
     return np.rint(np.asarray(photos) @ np.float32([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+
+
+def scaled(photos, channels=3):
+    """Some uint8 photos, 0..255, as nets want them: float32 (N, size, size, channels), 0..1."""
+    pixels = np.array(photos if channels == 3 else in_channels(np.asarray(photos), channels), np.float32)
+    return np.divide(pixels, 255, out=pixels)  # in place: a second array would cost more than this
+
+
+def features_of(base, photos, name, console):
+    """What a base makes of uint8 photos (N, size, size, 3): float32 (N, ...), in mapped memory.
+
+    Computed once: the cache of this name keeps it, until the photos or the weights of the base change. Where it cannot
+    be written they are held in memory.
+    """
+
+    def describe():
+        """Yield what the base makes of 32 photos at a time."""
+        starts = range(0, len(photos), 32)
+        for start in console.watch("describing", starts, len(starts)):
+            yield np.ascontiguousarray(base.predict_on_batch(scaled(photos[start : start + 32])), np.float32)
+
+    source = f"{base.layers[-1].compute_dtype} {digest(b'', map(np.asarray, base.weights))}"
+    state = f"{__version__} {crc_of(photos)} {source}"
+    found = read_cache(name, state)
+    if not found:
+        try:
+            write_cache(name, state, describe(), None)
+            found = read_cache(name, state)
+        except OSError as error:
+            console.once(f"what the base sees is held in memory: cannot write in {cache_folder()}: {reason(error)}")
+    features = found[0].view(np.float32) if found else np.concatenate([*describe()])
+    return features.reshape(len(photos), *base.output_shape[1:])
 
 
 def draw_affines(rng, count, size):
@@ -2051,36 +2100,11 @@ def pretrain(model, base, source):
         raise WeightsError(f"there are no weights of {base} to be had from {source}: {why}", fix) from None
 
 
-def features_of(base, photos, name, console):
-    """What a base makes of uint8 photos (N, size, size, 3): float32 (N, ...), in mapped memory.
-
-    Computed once: the cache of this name keeps it, until the photos or the weights of the base change.
-    """
-    source = f"{base.layers[-1].compute_dtype} {digest(b'', map(np.asarray, base.weights))}"
-    state = f"{__version__} {zlib.crc32(np.ascontiguousarray(photos))} {source}"
-    starts = range(0, len(photos), 32)
-    batches = (np.float32(base.predict_on_batch(scaled(photos[start : start + 32]))) for start in starts)
-    batches, found = console.watch("describing", batches, len(starts)), read_cache(name, state)
-    if not found:
-        try:
-            write_cache(name, state, map(np.ascontiguousarray, batches), None)
-            found = read_cache(name, state)
-        except OSError as error:
-            console.once(f"what the base sees is not kept: cannot write in {cache_folder()}: {reason(error)}")
-    return (found[0].view(np.float32) if found else np.concatenate([*batches])).reshape(-1, *base.output_shape[1:])
-
-
 def has_base(base, source):
     """Whether the weights of a base can be had without a download: Keras keeps what it has downloaded."""
     home = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))
     kept = home.glob(f"models/{BASES[base].files}")
     return source != "imagenet" or any(re.search("no_?top", path.name) for path in kept)
-
-
-def scaled(photos, channels=3):
-    """Some uint8 photos, 0..255, as nets want them: float32 (N, size, size, channels), 0..1."""
-    pixels = np.array(photos if channels == 3 else in_channels(np.asarray(photos), channels), np.float32)
-    return np.divide(pixels, 255, out=pixels)  # in place: a second array would cost more than this
 
 
 def shares_of(answers):
@@ -2507,14 +2531,6 @@ def weight_names(layer):
     return [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
 
 
-def digest(about, arrays):
-    """The SHA-256 of what a weights file says of itself, bytes, and of its arrays."""
-    found = hashlib.sha256(about)
-    for array in arrays:
-        found.update(np.ascontiguousarray(array))
-    return found.hexdigest()
-
-
 def unpack_weights(path, model):
     """Read a weights file into a model; returns the facts in it, {} for a file of another program.
 
@@ -2706,6 +2722,7 @@ def litert_forward(content, batch_size=4):
         return interpreter.get_tensor(wanted["index"])
 
     def forward(photos):
+        """The probabilities of the classes for photos, a few at a time."""
         batches = [photos[i : i + batch_size] for i in range(0, len(photos), batch_size)]
         parts = [answer(scaled(batch, given["shape"][-1])) for batch in batches]
         return shares_of(np.concatenate(parts) if parts else np.empty((0, wanted["shape"][-1])))
@@ -2807,6 +2824,7 @@ class CatDogClassifier:
         parts = [f"{len(self.training[1])} photos to train on ({self._counted(self.training[1])})",
                  f"{len(self.validation[1])} to validate ({self._counted(self.validation[1])})", *told(ignored)]
         self.console.say(f"{printable(directory)}: {', '.join(parts)}")
+        self._crc = crc_of(*self.training, *self.validation)
         self.device  # noqa: B018 (TensorFlow starts here, after all that can be wrong with the folder)
         self.rng = np.random.default_rng(self.settings.seed)
         return (self._batches(*self.training, Path(directory, "train"), self.rng),
@@ -2901,14 +2919,16 @@ class CatDogClassifier:
         They are those in the weights file when it holds a net of that rung that began with the same base and has
         learned from the same photos.
         """
-        before, weights, recipe = RUNGS[self.rung].after, self.settings.weights, self._recipe()
-        unfinished = None if self.settings.fresh else read_sealed(beside(weights, UNFINISHED))
-        if not before or self._is_trained() or (unfinished and unfinished[1] == recipe):
+        before, weights = RUNGS[self.rung].after, self.settings.weights
+        if not before or self._is_trained():
+            return True
+        recipe, unfinished = self._recipe(), None if self.settings.fresh else read_sealed(beside(weights, UNFINISHED))
+        if unfinished and unfinished[1] == recipe:
             return True
         found, wanted = facts_of(weights), {**recipe, "net": f"{before} on {self.base}"}
         theirs, ending = found.get("recipe", {}), found.get("summary", {}).get("ending", "interrupted")
-        alike = all(theirs.get(name) == wanted[name] for name in ("net", "photos", "classes", "--base-weights"))
-        if alike and ending != "interrupted":
+        fits = all(theirs.get(name) == wanted[name] for name in ("net", "photos", "classes", "--base-weights"))
+        if fits and ending != "interrupted":
             self.console.say(f"It goes on from the {before} net in {printable(weights)}.")
         else:
             self.console.say(f"First {before}, which {self.rung} goes on from.")
@@ -2960,20 +2980,18 @@ class CatDogClassifier:
 
     def _recipe(self):
         """What a training must have in common with an unfinished one to go on with it: {what it is called: value}."""
-        photos = 0
-        for array in (*self.training, *self.validation):
-            photos = zlib.crc32(np.ascontiguousarray(array), photos)
         settings = {"--" + name.replace("_", "-"): getattr(self.settings, name) for name in RECIPE}
         base, source = RUNGS[self.rung].base, self.settings.base_weights
         if base:
             settings["--base-weights"] = source if source in ("imagenet", "none") else digest_of(source)
         if base == "features":  # it is not in the state of a training
             settings["base"] = digest(b"", map(np.asarray, base_of(self.model).weights))
-        return {"version": __version__, "net": self._net, "photos": photos, "classes": list(self.classes), **settings}
+        about = {"version": __version__, "net": self._net, "photos": self._crc, "classes": list(self.classes)}
+        return {**about, **settings}
 
     def _whole_recipe(self):
         """What a training must have in common with a finished one to have come to the same."""
-        test = zlib.crc32(np.ascontiguousarray(self.test[0]), zlib.crc32(self.test[1])) if self.test else None
+        test = crc_of(*self.test) if self.test else None
         return {**self._recipe(), "--epochs": self.settings.epochs, "--patience": self.settings.patience, "test": test}
 
     def _go_on(self, recipe, trained):
@@ -3826,6 +3844,9 @@ def summarize(classifier, arguments):
     import keras
 
     path = f"{rung}_net.png"
+    if os.path.lexists(path):
+        classifier.console.say(f"{path} is there already: it is left as it is.")
+        return 0
     keras.utils.plot_model(model, to_file=path, show_shapes=True, show_layer_names=True, dpi=96)
     classifier.console.say(f"Drawn in {path}.")
     return 0

@@ -1,5 +1,6 @@
 """Room 8 and what stands on it: every rung is the tutorials' net, saves, loads and answers; bases; any number of classes."""
 
+import errno
 import json
 import os
 import shutil
@@ -58,6 +59,9 @@ def test_every_rung_has_its_summary_here():
     assert set(COUNTS) == set(RUNGS) == {"default", *SUMMARIES}
 
 
+VGG16, BLOCK_5 = 14_714_688, 7_079_424
+
+
 @pytest.mark.parametrize("rung", RUNGS)
 def test_a_rung_is_the_net_of_its_tutorial(rung):
     model = build_model(rung, Settings())
@@ -66,8 +70,9 @@ def test_a_rung_is_the_net_of_its_tutorial(rung):
     if rung in SUMMARIES:
         told = [(type(layer).__name__, layer.output.shape[1:], layer.count_params()) for layer in model.layers]
         assert [line for line in told if line[0] not in ("InputLayer", "Rescaling")] == SUMMARIES[rung]
-    assert sum(int(np.prod(weight.shape)) for weight in model.non_trainable_weights) == {"happy": 64}.get(
-        rung, COUNTS[rung] - sum(int(np.prod(weight.shape)) for weight in model.trainable_weights))
+    still = sum(int(np.prod(weight.shape)) for weight in model.non_trainable_weights)
+    assert still == {"happy": 64, "features": VGG16, "frozen": VGG16, "finetune": VGG16 - BLOCK_5,
+                     "finetune_plain": VGG16 - BLOCK_5}.get(rung, 0)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +159,8 @@ def arrays(model):
     return {f"{layer.name}/{weight.name}": np.array(weight) for layer in model.layers for weight in layer.weights}
 
 
-@pytest.mark.parametrize(("rung", "batch_norm"), [("frozen", False), ("finetune", False)])
-def test_frozen_means_that_not_one_weight_moves(rung, batch_norm):
+@pytest.mark.parametrize("rung", ["frozen", "finetune"])
+def test_frozen_means_that_not_one_weight_moves(rung):
     model = net(rung)
     before = arrays(model)
     photos = np.random.default_rng(2).random((4, 224, 224, 3)).astype(np.float32)
@@ -260,15 +265,13 @@ def test_all_weights_of_a_base_must_be_in_its_file(tmp_path):
         program.pretrain(model, SMALL, str(tmp_path / "part.weights.h5"))
 
 
-def test_an_unfinished_head_does_not_go_on_with_another_base(dataset, tmp_path, run):
+def test_an_unfinished_head_does_not_go_on_with_another_base(dataset, tmp_path, run, monkeypatch):
     """Without pretrained weights the base is random: what a head has learned from one is of no use to another."""
     line = ["--dataset", dataset, "--weights", tmp_path / "net.h5", "--model", "features", "--base", SMALL, "--base-weights",
             "none", "--epochs", 2]
-    saving, program.Training.over = program.Training.over, lambda self: "interrupted" if self.progress.epochs else None
-    try:
+    with monkeypatch.context() as patched:
+        patched.setattr(program.Training, "over", lambda self: "interrupted" if self.progress.epochs else None)
         run(*line)
-    finally:
-        program.Training.over = saving
     assert (tmp_path / "net.unfinished").exists()
     assert "is of another kind (other base)" in run(*line)[2]
 
@@ -296,6 +299,24 @@ def test_what_a_base_sees_is_computed_once(pretrained, dataset, tmp_path, monkey
     assert np.array_equal(features[1:], changed[1:])
     assert program.clear_cache() > 0
     assert not list((tmp_path / "cache").rglob("*.features"))
+
+
+def test_features_are_whole_when_the_disk_is_full_in_the_middle(monkeypatch):
+    class Base:
+        layers, weights, output_shape = [build_model("signs", Settings()).layers[-1]], [], (None, 3)
+
+        def predict_on_batch(self, photos):
+            return photos.mean(axis=(1, 2))
+
+    def write(name, state, chunks, facts):
+        next(chunks)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(program, "read_cache", lambda name, state: None)
+    monkeypatch.setattr(program, "write_cache", write)
+    photos = np.random.default_rng(0).integers(0, 256, (70, 4, 4, 3), dtype=np.uint8)
+    found = program.features_of(Base(), photos, "x", program.Console(quiet=True))
+    assert found == pytest.approx(photos.mean(axis=(1, 2)) / 255, abs=1e-6)
 
 
 def test_a_head_that_learned_from_features_answers_for_photos(pretrained, dataset, tmp_path, run):
@@ -500,6 +521,9 @@ def test_the_summary_is_drawn_where_graphviz_is(run, tmp_path, monkeypatch):
     monkeypatch.setattr(program.shutil, "which", lambda name: name)
     monkeypatch.setattr(keras.utils, "plot_model", lambda model, to_file, **_: drawn.append((model.count_params(), to_file)))
     assert "Drawn in signs_net.png" in run("--model", "signs", "--summary")[2]
+    assert drawn == [(307_615, "signs_net.png")]
+    Path("signs_net.png").write_bytes(b"mine")
+    assert "signs_net.png is there already" in run("--model", "signs", "--summary")[2]
     assert drawn == [(307_615, "signs_net.png")]
 
 

@@ -1,6 +1,7 @@
 """Scores on the test photos, comparisons and cross-validation: the figures are right, what is finished stays finished."""
 
 import csv
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -161,14 +162,10 @@ def test_cross_validation_trains_fresh_nets_on_all_but_a_fold_and_saves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
     held = [rows for _, rows in trained_on[1::2]]
     for number in (0, 3):
-        assert sorted(itertools_chain(held[number : number + 3])) == list(range(36))  # all of train and validation, once
+        assert sorted(itertools.chain(*held[number : number + 3])) == list(range(36))  # all of train and validation, once
     assert held[:3] != held[3:]
     for (_, rest), (_, part) in zip(trained_on[::2], trained_on[1::2], strict=True):
         assert sorted(rest + part) == list(range(36))
-
-
-def itertools_chain(lists):
-    return [item for part in lists for item in part]
 
 
 # --compare. ------------------------------------------------------------------------------------------------------------
