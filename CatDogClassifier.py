@@ -113,6 +113,7 @@ ARCHIVE_URL = ("https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869
                "kagglecatsanddogs_5340.zip")
 ARCHIVE_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
 CHUNK = 1 << 18  # bytes of a download at a time
+BOX = Path(__file__).with_name("CatDogClassifier_pretrained.h5")  # weights that came with the program
 DIGITS = "keras.datasets.mnist"
 
 INSTALL = "Run: pip install -r requirements.txt"
@@ -126,9 +127,11 @@ NEW = "Name a new folder: --dataset NEW"
 
 # The tutorial's ImageDataGenerator; its shear_range is in degrees.
 ROTATION, SHIFT, SHEAR, ZOOM = math.radians(40), 0.2, math.radians(0.2), 0.2
+TILT, CONTRAST, CAST, LIGHT = math.radians(10), 0.2, 0.1, 0.1  # of the recipe "best"
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}  # name -> Keras policy
-RECIPE = ("steps", "batch_size", "optimizer", "learning_rate", "augment", "precision", "seed")  # of an epoch
+RECIPE = ("recipe", "steps", "batch_size", "optimizer", "learning_rate", "augment", "precision", "seed")  # of an epoch
+RECIPES = ("best", "tutorial")
 OPTIMIZERS = ("rmsprop", "adam", "adamw", "sgd")
 READ_AHEAD = 128  # photos that are read while earlier ones are classified
 
@@ -147,12 +150,13 @@ class Settings:
     model: str = option("default", "the net: a rung of the ladder, see below", metavar="RUNG")
     base: str = option("vgg16", "pretrained base of the rungs that have one", metavar="NAME")
     base_weights: str = option("imagenet", "its weights: imagenet (downloaded once), none, or a file", metavar="FILE")
+    recipe: str = option("best", "how to train: what measured best, or as the tutorial does", choices=RECIPES)
     epochs: int = option(30, "at most so many passes over the training photos", type=int, metavar="N")
     steps: int = option(0, "training steps in an epoch; 0: one pass over the photos", type=int, metavar="N")
     batch_size: int = option(32, "photos per training step", type=int, metavar="N")
-    optimizer: str = option("rmsprop", "how the weights are updated", choices=OPTIMIZERS)
+    optimizer: str = option("adam", "how the weights are updated", choices=OPTIMIZERS)
     learning_rate: float = option(0.001, "size of the updates", type=float, metavar="X")
-    patience: int = option(10, "stop after N epochs without a better one; 0: never", type=int, metavar="N")
+    patience: int = option(0, "stop after N epochs without a better one; 0: never", type=int, metavar="N")
     augment: bool = option(True, "train on the photos as they are, neither turned nor shifted", action="store_false",
                            flags=["--no-augment"])
     precision: str = option("auto", "arithmetic (auto: training in 16 bits where that is faster, answers in float32)",
@@ -171,6 +175,7 @@ class Settings:
             (self.patience >= 0, "--patience must be 0 or more"),
             (self.seed is None or 0 <= self.seed < 2**32, "--seed must lie between 0 and 4294967295"),
             (self.optimizer in OPTIMIZERS, f"--optimizer must be one of {', '.join(OPTIMIZERS)}"),
+            (self.recipe in RECIPES, f"--recipe must be one of {', '.join(RECIPES)}"),
             (self.precision in ("auto", *PRECISIONS), f"--precision must be one of auto, {', '.join(PRECISIONS)}"),
         ]
         for holds, problem in rules:
@@ -723,13 +728,27 @@ def squashed(image, size):
     return photo
 
 
-def upright(image):
-    """The image turned as its EXIF orientation says; a broken EXIF block never loses a photo."""
+def turn_of(image):
+    """How an image must be turned, by its EXIF orientation; a broken EXIF block never loses a photo."""
     try:
-        turn = ORIENTATIONS.get(image.getexif().get(0x0112))
+        return ORIENTATIONS.get(image.getexif().get(0x0112))
     except UNREADABLE:
-        turn = None
+        return None
+
+
+def upright(image):
+    """The image turned as its EXIF orientation says."""
+    turn = turn_of(image)
     return image if turn is None else image.transpose(turn)
+
+
+def view(path, side):
+    """A photo in its own shape, its longer side so many pixels: uint8 (height, width, 3). Raises PhotoError."""
+    with opened(path) as (image, _):
+        lying = turn_of(image) in [ORIENTATIONS[code] for code in (5, 6, 7, 8)]
+        width, height = image.size[::-1] if lying else image.size
+    shape = (max(1, round(side * length / max(width, height))) for length in (width, height))
+    return np.asarray(Image.fromarray(read_photo(path, side)).resize(tuple(shape), Image.Resampling.BILINEAR))
 
 
 def to_rgb(image):
@@ -1638,6 +1657,24 @@ def draw_affines(rng, count, size):
     )
 
 
+def draw_crops(rng, count, size):
+    """Random crops that lie within the photo, turned a little, in other light: (count, 10) float32.
+
+    A part of 35 to 100 % of the area, its sides stretched against each other by up to e^0.25, turned by up to 10
+    degrees, in half of the cases mirrored: see `affine_rows`; then what `warp` does to the colours: a factor for each,
+    and something to add.
+    """
+    side, stretch = np.sqrt(rng.uniform(0.35, 1, count)), np.exp(rng.uniform(-0.125, 0.125, count))
+    zoom_x, zoom_y = np.minimum(side * stretch, 1), np.minimum(side / stretch, 1)
+    right, down = (rng.uniform(-0.5, 0.5, count) * (1 - zoom) * size for zoom in (zoom_x, zoom_y))
+    turn, mirror = rng.uniform(-TILT, TILT, count), rng.random(count) < 0.5
+    places = affine_rows(turn=turn, right=right, down=down, shear=0.0, zoom_x=zoom_x, zoom_y=zoom_y, mirror=mirror,
+                         size=size)
+    gains = rng.uniform(1 - CONTRAST, 1 + CONTRAST, (count, 1)) * rng.uniform(1 - CAST, 1 + CAST, (count, 3))
+    lift = rng.uniform(-LIGHT, LIGHT, (count, 1)) + 0.5 * (1 - gains.mean(axis=1, keepdims=True))
+    return np.concatenate([places, gains, lift], axis=1).astype(np.float32)
+
+
 def affine_rows(turn, right, down, shear, zoom_x, zoom_y, mirror, size):
     """One affine map per photo, as (N, 6) float32 rows (xx, xy, x0, yx, yy, y0): output (x, y) -> input (x, y).
 
@@ -1655,6 +1692,8 @@ def affine_rows(turn, right, down, shear, zoom_x, zoom_y, mirror, size):
 
 def warp(photos, affines):
     """Apply one affine map to each photo, bilinear, edges repeated: (N, S, S, C) uint8 in, float32 0..1 out.
+
+    Rows of ten change the colours as well, see `draw_crops`: c -> clip(factor * c + lift).
 
     In plain arithmetic, because XLA compiles that into one pass that is several times as fast as
     ImageProjectiveTransformV3, the operation made for it (`python tests/benchmark.py ... --only augment augment-op`).
@@ -1678,26 +1717,34 @@ def warp(photos, affines):
 
     across, down = (x - left)[..., None], (y - top)[..., None]
     upper, lower = blend(0, across), blend(size, across)
-    return (upper + (lower - upper) * down) / 255.0
+    changed = (upper + (lower - upper) * down) / 255.0
+    if affines.shape[1] == 6:
+        return changed
+    gains, lift = affines[:, None, None, 6:9], affines[:, None, None, 9:]
+    return tf.clip_by_value(changed * gains[..., : photos.shape[-1]] + lift, 0, 1)
 
 
 def draw_batches(photos, labels, rows, wanted, batch_size, rng, augment):
-    """Yield one epoch as (photos, labels, affines): so many of these rows, pass by pass, shuffled with a `rng`."""
+    """Yield one epoch as (photos, labels, affines): so many of these rows, pass by pass, shuffled with a `rng`.
+
+    `augment` draws the affines, see `draw_affines`; None: there are none.
+    """
     passes = [rows if rng is None else rows[rng.permutation(len(rows))] for _ in range(0, wanted, len(rows))]
     order = np.concatenate(passes)[:wanted]
     for start in range(0, wanted, batch_size):
         batch = order[start : start + batch_size]
-        affines = draw_affines(rng, len(batch), photos.shape[1]) if augment else np.empty((0, 6))
+        affines = augment(rng, len(batch), photos.shape[1]) if augment else np.empty((0, 0))
         yield np.asarray(photos[batch]), labels[batch], affines
 
 
-def make_batches(photos, labels, batch_size, rng=None, augment=False, steps=0, classes=2, rows=None):
+def make_batches(photos, labels, batch_size, rng=None, augment=None, steps=0, classes=2, rows=None):
     """A tf.data.Dataset of (float32 (B, size, size, C) in 0..1, labels); the last batch may be smaller.
 
     Labels are float32 (B, 1), 0 or 1, for two classes, and one-hot, (B, classes), for more. What is not uint8 passes as
-    it is: features. With a numpy Generator the photos are shuffled anew each pass and, if asked, augmented; `steps`
-    cuts such a pass short, or begins another one in it. `rows` says which of the photos take part, by default all. All
-    that is random is drawn here, in order, from that one generator: a seeded run can be repeated.
+    it is: features. With a numpy Generator the photos are shuffled anew each pass and, by `draw_affines` or
+    `draw_crops`, augmented; `steps` cuts such a pass short, or begins another one in it. `rows` says which of the
+    photos take part, by default all. All that is random is drawn here, in order, from that one generator: a seeded run
+    can be repeated.
     """
     import tensorflow as tf
 
@@ -1711,7 +1758,8 @@ def make_batches(photos, labels, batch_size, rng=None, augment=False, steps=0, c
         return compiled(photos, affines) if augment else tf.cast(photos, tf.float32) / scale, hot
 
     compiled = tf.function(warp, jit_compile=True)
-    kinds = [((None, *photos.shape[1:]), photos.dtype), ((None, 1), tf.float32), ((None, 6), tf.float32)]
+    width = augment(np.random.default_rng(0), 1, 2).shape[1] if augment else 0
+    kinds = [((None, *photos.shape[1:]), photos.dtype), ((None, 1), tf.float32), ((None, width), tf.float32)]
     batches = tf.data.Dataset.from_generator(draw, output_signature=tuple(itertools.starmap(tf.TensorSpec, kinds)))
     batches = batches.apply(tf.data.experimental.assert_cardinality(math.ceil(wanted / batch_size)))
     options = tf.data.Options()
@@ -1849,16 +1897,12 @@ def convolutions(size, classes, base=None, filters=(), dropout=0.0, start="gloro
     from keras import Input, Sequential, layers
 
     kind = {"activation": "relu", "kernel_initializer": start}
-    model = Sequential([Input((size, size, 3))])
-    for i, count in enumerate(filters):
-        model.add(layers.Conv2D(count, 3, name=f"conv2d_{i}", **kind))
-        model.add(layers.MaxPooling2D(2, name=f"max_pooling2d_{i}"))
-    model.add(layers.Flatten(name="flatten"))
-    if dropout:
-        model.add(layers.Dropout(dropout, name="dropout"))
-    model.add(layers.Dense(512, name="dense_0", **kind))
-    model.add(answering(classes, "dense_1"))
-    return model
+    maps = [(layers.Conv2D(count, 3, name=f"conv2d_{i}", **kind), layers.MaxPooling2D(2, name=f"max_pooling2d_{i}"))
+            for i, count in enumerate(filters)]
+    dropped = [layers.Dropout(dropout, name="dropout")] if dropout else []
+    head = [layers.Flatten(name="flatten"), *dropped, layers.Dense(512, name="dense_0", **kind)]
+    # All at once: added one by one, each layer would be called again with each that follows, and have many outputs.
+    return Sequential([Input((size, size, 3)), *itertools.chain(*maps), *head, answering(classes, "dense_1")])
 
 
 def on_base(size, classes, base, dropout=0.0):
@@ -1914,6 +1958,38 @@ def hand_signs(size, classes, base=None):
     ])
 
 
+def residual(size, classes, base=None, stages=((64, 1), (128, 2), (256, 1))):
+    """A net of our own: (N, size, size, 3) in 0..1 -> probabilities, see `answering`.
+
+    Residual blocks (He et al. 2016, arXiv:1512.03385) with batch normalisation (Ioffe and Szegedy 2015,
+    arXiv:1502.03167). `stages` are the channels and the number of blocks at a fourth of the size, an eighth, a
+    sixteenth; averages over the last maps take the place of a large dense layer. Made for a CPU: the maps are halved
+    before each convolution that widens them, for most time goes where the maps are large.
+    """
+    import keras
+    from keras import layers
+
+    def convolution(maps, count, name, stride=1, rectified=True):
+        """3x3, normalised: its scale and shift take the place of a bias."""
+        maps = layers.Conv2D(count, 3, stride, padding="same", use_bias=False, kernel_initializer="he_normal",
+                             name=f"{name}_conv")(maps)
+        maps = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(maps)  # 0.99 lags behind in short trainings
+        return layers.ReLU(name=f"{name}_relu")(maps) if rectified else maps
+
+    def block(maps, count, name):
+        """Two convolutions that learn what is to be added to their input."""
+        change = convolution(convolution(maps, count, f"{name}_1"), count, f"{name}_2", rectified=False)
+        return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([maps, change]))
+
+    photos = keras.Input((size, size, 3))
+    maps = convolution(photos, 32, "stem", stride=2)
+    for stage, (count, blocks) in enumerate(stages, start=1):
+        maps = convolution(layers.MaxPooling2D(2, name=f"stage{stage}_pool")(maps), count, f"stage{stage}")
+        for number in range(1, blocks + 1):
+            maps = block(maps, count, f"stage{stage}_block{number}")
+    return keras.Model(photos, answering(classes, "answer")(layers.GlobalAveragePooling2D(name="averages")(maps)))
+
+
 @dataclass(frozen=True)
 class Base:
     """A pretrained net of keras.applications without its top: where it is, and what it is used with.
@@ -1951,7 +2027,8 @@ BASES = {
 
 @dataclass(frozen=True)
 class Rung:
-    """One net of the ladder, and its training where that differs from the defaults of Settings.
+    """One net of the ladder, and its training where that differs from the recipe: `training` in all, `tutor` in the
+    tutorial's, `best` in the best one.
 
     `size` is the side of its photos in pixels (of rungs on a pretrained base that decides), `classes` how many the
     tutorial has. `base` says what is done with the base: "features", its output is computed once, for nothing in it
@@ -1962,6 +2039,8 @@ class Rung:
     build: callable
     change: str
     training: dict = field(default_factory=dict)
+    tutor: dict = field(default_factory=dict)
+    best: dict = field(default_factory=dict)
     size: int = 150
     channels: int = 3
     classes: int = 2
@@ -1971,15 +2050,18 @@ class Rung:
 
 
 FOUR, FIVE, PLAIN = (32, 64, 128, 128), (32, 64, 128, 128, 256), {"augment": False}
+SLOW, ADAM = {"learning_rate": 1e-4}, {"optimizer": "adam"}
 RUNGS = {
     "default": Rung(functools.partial(convolutions, filters=FIVE, dropout=0.5, start="he_normal"),
                     "five convolutions, dropout, augmentation: small and quick"),
     "baseline": Rung(functools.partial(convolutions, filters=FOUR),
                      "four convolutions and nothing against over-fitting: where the climb begins",
-                     {"learning_rate": 1e-4, "batch_size": 20, **PLAIN}, tutorial=0.733),
+                     {"batch_size": 20, **PLAIN}, SLOW, tutorial=0.733),
     "dropout": Rung(functools.partial(convolutions, filters=FOUR, dropout=0.5),
                     "the same with dropout and augmentation: it learns for longer before it over-fits",
-                    {"learning_rate": 1e-4, "epochs": 100, "steps": 100}, tutorial=0.812),
+                    {"epochs": 100}, {"steps": 100, **SLOW}, tutorial=0.812),
+    "residual": Rung(residual, "a net of our own: residual blocks, 128 x 128 pixels",
+                     {"batch_size": 64}, best={"learning_rate": 0.002}, size=128),
     "features": Rung(functools.partial(on_base, dropout=0.5),
                      "a net trained on ImageNet describes each photo once, a small one learns from that: quick",
                      {"learning_rate": 2e-5, "batch_size": 20, **PLAIN}, base="features", tutorial=0.893),
@@ -1991,11 +2073,11 @@ RUNGS = {
     "finetune": Rung(on_base, "the same with augmentation: the row that the tutorial left empty",
                      {"learning_rate": 1e-5, "epochs": 100, "steps": 100}, base="last block", after="frozen"),
     "happy": Rung(happy_faces, "happy faces or others: one convolution with batch normalisation, 64 x 64 pixels",
-                  {"optimizer": "adam", "epochs": 40, "batch_size": 50, **PLAIN}, size=64),
+                  {"epochs": 40, "batch_size": 50, **PLAIN}, ADAM, size=64),
     "mnist": Rung(digits, "ten digits: three convolutions on 28 x 28 grey pixels",
                   {"epochs": 5, "batch_size": 64, **PLAIN}, size=28, channels=1, classes=10),
     "signs": Rung(hand_signs, "hands that show 0 to 5: three dense layers on 64 x 64 pixels, no convolution",
-                  {"optimizer": "adam", "learning_rate": 1e-4, "epochs": 300, **PLAIN}, size=64, classes=6),
+                  {"epochs": 300, **PLAIN}, ADAM | SLOW, size=64, classes=6),
 }
 
 
@@ -2256,7 +2338,112 @@ def overfitted_from(history, best, span=5):
 
 
 # ======================================================================================================================
-# 10. Training: epochs, the best of them, when to stop, how to go on
+# 10. Looking inside: what a net attends to, what its layers answer to
+# ======================================================================================================================
+
+
+def last_maps(model):
+    """The last layer of a net whose output is maps, (N, h, w, C), pooling left out. Raises UsageError without any."""
+    from keras import layers
+
+    poolings = (layers.MaxPooling2D, layers.AveragePooling2D)
+    for layer in reversed(model.layers[1:]):
+        if len(layer.output.shape) == 4 and not isinstance(layer, poolings):
+            return layer
+    raise UsageError("this net has no convolutions to look into", "Name another --model, or other --weights")
+
+
+def grad_cam(model, photo, place):
+    """Where in a photo a net sees the class of this place: float32 (h, w), 0..1, of the maps of `last_maps`.
+
+    `photo` is uint8 (size, size, 3). Each map counts as much as the logit of the class rises with it on average; what
+    speaks against the class is left out (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2). From the logit
+    and not from the probability, which does not move any more where a net is certain.
+    """
+    import keras
+    import tensorflow as tf
+
+    last, middle = model.layers[-1], last_maps(model).output
+    maps = keras.Model(model.inputs[0], middle)(scaled(photo[None], model.input_shape[-1]), training=False)
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        features = keras.Model(middle, last.input)(maps, training=False)
+        logits = tf.cast(features, tf.float32) @ last.kernel + last.bias
+        logit = logits[0, place] if logits.shape[1] > 1 else logits[0, 0] * (1 if place else -1)
+    weights = tf.reduce_mean(tape.gradient(logit, maps), axis=(1, 2))[0]
+    found = np.maximum(np.tensordot(np.float32(maps[0]), np.float32(weights), 1), 0)
+    return found / max(found.max(), np.finfo(np.float32).tiny)
+
+
+def activations_of(model, photo):
+    """What each convolution and pooling layer makes of a photo, uint8 (size, size, 3): [(name, float32 (h, w, C))]."""
+    import keras
+    from keras import layers
+
+    kinds = (layers.Conv2D, layers.DepthwiseConv2D, layers.MaxPooling2D, layers.AveragePooling2D)
+    shown = [layer for layer in model.layers if isinstance(layer, kinds)]
+    if not shown:
+        last_maps(model)
+    inner = keras.Model(model.inputs[0], [layer.output for layer in shown])
+    outputs = inner(scaled(photo[None], model.input_shape[-1]), training=False)
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    return [(layer.name, np.float32(maps[0])) for layer, maps in zip(shown, outputs, strict=True)]
+
+
+def visible(maps):
+    """Maps (h, w, C) as grey pictures, uint8, as in the tutorial: each with mean 128 and standard deviation 64."""
+    spread = maps.std(axis=(0, 1))
+    return ((maps - maps.mean(axis=(0, 1))) / np.where(spread, spread, 1) * 64 + 128).clip(0, 255).astype(np.uint8)
+
+
+def in_grid(pictures, columns=16, gap=1):
+    """Pictures, uint8 (h, w, N) or (h, w, N, 3), in rows of so many, left to right, on white."""
+    height, width, count = pictures.shape[:3]
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, *pictures.shape[3:]), 255, np.uint8)
+    for number in range(count):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        grid[top : top + height, left : left + width] = pictures[:, :, number]
+    return grid
+
+
+def filters_of(model, layer, steps=40):
+    """What each filter of a layer looks for: photos that excite it, uint8 (size, size, C, 3).
+
+    Gradient ascent from noise about grey on the mean activation of each filter, in steps of the gradient over its root
+    mean square, as in the tutorial; then with mean 0.5 and standard deviation 0.1, as there.
+    """
+    import keras
+    import tensorflow as tf
+
+    inner, shape = keras.Model(model.inputs[0], layer.output), model.input_shape[1:]
+
+    @tf.function
+    def ascend(pixels, places):
+        """One step, each of the photos for the filter of its place."""
+        with tf.GradientTape() as tape:
+            tape.watch(pixels)
+            maps = tf.cast(inner(pixels, training=False), tf.float32)
+            excited = tf.gather(tf.reduce_mean(maps, axis=(1, 2)), places, axis=1, batch_dims=1)
+        slope = tape.gradient(excited, pixels)
+        return pixels + slope / 255 / (tf.sqrt(tf.reduce_mean(slope**2, axis=(1, 2, 3), keepdims=True)) + 1e-5)
+
+    found = []
+    for start in range(0, layer.output.shape[-1], 16):
+        places = tf.range(start, min(start + 16, layer.output.shape[-1]))
+        pixels = tf.random.stateless_uniform((len(places), *shape), seed=(0, start), maxval=20 / 255) + 0.5
+        for _ in range(steps):
+            pixels = ascend(pixels, places)
+        found.append(pixels.numpy())
+    photos = np.concatenate(found)
+    deviation = photos.std(axis=(1, 2, 3), keepdims=True) + 1e-5
+    photos = ((photos - photos.mean(axis=(1, 2, 3), keepdims=True)) / deviation * 0.1 + 0.5).clip(0, 1)
+    return (np.broadcast_to(photos, (*photos.shape[:3], 3)) * 255).astype(np.uint8).transpose(1, 2, 0, 3)
+
+
+# ======================================================================================================================
+# 11. Training: epochs, the best of them, when to stop, how to go on
 # ======================================================================================================================
 
 
@@ -2292,6 +2479,32 @@ def arrays_of(model):
     return [*model.variables, *model.optimizer.variables]
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a net is trained: where the defaults of Settings differ, and what they do not say.
+
+    The learning rate rises for a share `warmup` of all steps; `decay`: then it falls to zero, along half a cosine.
+    `augment` draws the changes of the photos.
+    """
+
+    training: dict = field(default_factory=dict)
+    warmup: float = 0.0
+    decay: bool = False
+    augment: callable = draw_affines
+
+    def rate(self, share):
+        """The share of the full learning rate, 0..1, when a share of all steps, 0..1, is done."""
+        if share < self.warmup:
+            return share / self.warmup
+        return 0.5 + 0.5 * math.cos(math.pi * (share - self.warmup) / (1 - self.warmup)) if self.decay else 1.0
+
+
+HOW = {
+    "best": Recipe(warmup=0.1, decay=True, augment=draw_crops),
+    "tutorial": Recipe({"optimizer": "rmsprop", "patience": 10}),
+}
+
+
 class LeaveFit(Exception):
     """Raised by a callback to end `model.fit` in the middle of an epoch."""
 
@@ -2316,7 +2529,8 @@ class Training:
         """
         from keras.callbacks import LambdaCallback
 
-        watch = LambdaCallback(on_epoch_begin=self.begin_epoch, on_train_batch_end=self.end_batch,
+        watch = LambdaCallback(on_epoch_begin=self.begin_epoch, on_train_batch_begin=self.begin_batch,
+                               on_train_batch_end=self.end_batch,
                                on_test_batch_end=self.look, on_epoch_end=self.end_epoch)
         self.steps, self.first, self.started = len(train), self.progress.epochs, time.monotonic()
         self.ending = self.over()
@@ -2351,6 +2565,12 @@ class Training:
     def begin_epoch(self, epoch, logs):
         """Start the clock of an epoch."""
         self.epoch, self.epoch_started = epoch, time.monotonic()
+
+    def begin_batch(self, batch, logs):
+        """Set the learning rate of this step."""
+        start, settings = self.progress.start, self.settings
+        share = ((self.epoch - start) * self.steps + batch + 0.5) / ((self.last - start) * self.steps)
+        self.model.optimizer.learning_rate = settings.learning_rate * HOW[settings.recipe].rate(share)
 
     def look(self, batch, logs):
         """Leave after a step when somebody wants to, or when the loss is no number any more."""
@@ -2401,7 +2621,7 @@ class Training:
 
 
 # ======================================================================================================================
-# 11. Pictures
+# 12. Pictures
 # ======================================================================================================================
 
 # Told apart by the colour-blind too (Okabe and Ito, 2008).
@@ -2484,6 +2704,45 @@ def draw_findings(cases, columns=4):
     return figure
 
 
+def overlaid(photo, heat, strength=0.4):
+    """A photo, uint8 (H, W, 3), under the colours of a heatmap, (h, w), 0..1 from blue to red: uint8 (H, W, 3)."""
+    from matplotlib import colormaps
+
+    grown = Image.fromarray(heat.astype(np.float32)).resize(photo.shape[1::-1], Image.Resampling.BICUBIC)
+    colours = colormaps["turbo"](np.asarray(grown).clip(0, 1))[..., :3] * 255
+    return np.rint((1 - strength) * photo + strength * colours).astype(np.uint8)
+
+
+def page(parts, width=1000):
+    """Pictures under their titles, one below the other: a PIL image on white.
+
+    `parts` are (title, uint8 (h, w) or (h, w, 3)); each is brought to the width, enlarged pixels staying sharp.
+    """
+    from PIL import ImageDraw, ImageFont
+
+    font, rows = ImageFont.load_default(16), []
+    for title, picture in parts:
+        strip = Image.new("RGB", (width, 30), "white")
+        ImageDraw.Draw(strip).text((4, 6), printable(title), "black", font)
+        method = Image.Resampling.NEAREST if picture.shape[1] < width else Image.Resampling.BOX
+        shape = width, max(1, round(picture.shape[0] * width / picture.shape[1]))
+        rows += [strip, Image.fromarray(picture).convert("RGB").resize(shape, method)]
+    whole = Image.new("RGB", (width, sum(row.height for row in rows)), "white")
+    for row, top in zip(rows, itertools.accumulate([0, *(row.height for row in rows)]), strict=False):
+        whole.paste(row, (0, top))
+    return whole
+
+
+def pack_picture(picture):
+    """A PIL image as PNG."""
+    from PIL import PngImagePlugin
+
+    about, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    about.add_text("Software", PROGRAM)
+    picture.save(buffer, format="png", pnginfo=about)
+    return buffer.getvalue()
+
+
 def show_pictures(paths):
     """Show saved pictures in the viewer of the system; returns False where there is none."""
     from PIL import ImageShow
@@ -2493,7 +2752,7 @@ def show_pictures(paths):
 
 
 # ======================================================================================================================
-# 12. Weights: a file that any Keras can read, and the same for LiteRT
+# 13. Weights: a file that any Keras can read, and the same for LiteRT
 # ======================================================================================================================
 
 
@@ -2568,9 +2827,11 @@ def unpack_weights(path, model):
 
 
 def check_replaceable(path):
-    """Raise WriteError when a file that holds something else than weights is in their place."""
+    """Raise WriteError when what is in the place of new weights is no weights, or those that came with the program."""
     import h5py
 
+    if os.path.realpath(path) == str(BOX.resolve()):
+        raise WriteError(f"{path} is the net that comes with the program", "Name another --weights")
     if not os.path.exists(path) or not os.path.getsize(path):
         return
     with contextlib.suppress(*DAMAGED), open_regular(path) as opened, h5py.File(opened, "r") as file:
@@ -2750,7 +3011,7 @@ def read_history(path):
 
 
 # ======================================================================================================================
-# 13. The classifier
+# 14. The classifier
 # ======================================================================================================================
 
 
@@ -2786,7 +3047,11 @@ class CatDogClassifier:
     def _be(self, rung, base):
         """Be of this rung, with this base if it has one, and train as it does where nothing else was asked for."""
         self.rung, self.base = rung, base
-        self.settings = Settings(**{**named("--model", rung, RUNGS).training, **self._given})
+        kind, given = named("--model", rung, RUNGS), {"recipe": Settings.recipe, **self._given}
+        if kind.base and given["recipe"] in HOW:
+            given["recipe"] = "tutorial"  # what is pretrained wants small steps, and no other recipe
+        recipe, more = HOW.get(given["recipe"], Recipe()), kind.best if given["recipe"] == "best" else kind.tutor
+        self.settings = Settings(**{**recipe.training, **kind.training, **more, **given})
         named("--base", base, BASES)
 
     @property
@@ -2845,7 +3110,8 @@ class CatDogClassifier:
             fed = features_of(base, photos, cache_name(place, f"-{self.base}.features"), self.console)
         else:
             fed = in_channels(photos, RUNGS[self.rung].channels)
-        steps, augment = (settings.steps, settings.augment and not features) if rng else (0, False)
+        augment = HOW[settings.recipe].augment if rng and settings.augment and not features else None
+        steps = settings.steps if rng else 0
         return make_batches(fed, labels, settings.batch_size, rng, augment, steps, len(self.classes), rows)
 
     def _counted(self, labels):
@@ -3133,12 +3399,19 @@ class CatDogClassifier:
             write_whole(previous, path.read_bytes())
             self.console.say(f"The weights of an earlier training are kept as {printable(previous)}.")
 
+    @property
+    def source(self):
+        """The weights file to read: where nothing was named and nothing trained, the one that came with the program."""
+        weights = self.settings.weights
+        named = {"weights", "model", "base"} & set(self._given)
+        return weights if named or os.path.lexists(weights) or not BOX.exists() else str(BOX)
+
     def load_weights(self, path=None):
         """Take the weights of a file instead of training: ours, or the tutorial's of Keras 2. Raises WeightsError.
 
-        Of ours the file says which rung they are of; others must be of the present one.
+        By default those of `source`. Of ours the file says which rung they are of; others must be of the present one.
         """
-        path = path or self.settings.weights
+        path = path or self.source
         if not os.path.exists(path):
             fix = "Train first (python CatDogClassifier.py), or name others with --weights"
             raise WeightsError(f"there are no weights at {path}", fix)
@@ -3202,7 +3475,7 @@ class CatDogClassifier:
 
     def _open_litert(self):
         """The weights file on LiteRT; None where that fails. Converted once, a cache keeps it as long as they match."""
-        weights = self.settings.weights
+        weights = self.source
         name, state = cache_name(weights, ".litert"), self._state_of_weights()
         found = read_cache(name, state)
         if not found and state and can_write_cache():
@@ -3220,7 +3493,7 @@ class CatDogClassifier:
 
     def _state_of_weights(self):
         """What a conversion of the weights file is made from: its content, and what is asked for; None without one."""
-        content = digest_of(self.settings.weights)
+        content = digest_of(self.source)
         return content and f"{content} {self._given.get('model')} {self._given.get('base')}"
 
     def _convert(self, model, facts, name, state):
@@ -3259,6 +3532,48 @@ class CatDogClassifier:
         """The probabilities of the classes for photos, float64 (N, K)."""
         batches = make_batches(in_channels(photos, RUNGS[self.rung].channels), labels, 64)
         return shares_of(self.predictor.predict(batches, verbose=0))
+
+    def explain(self, path):
+        """What the net sees in a photo: its Prediction, and PIL images {"heatmap", "activations", "augmented"}.
+
+        The heatmap is that of `grad_cam` for the likeliest class, over the photo in its own shape; the activations are
+        those of `activations_of`; augmented are sixteen versions of the photo as training sees it. Raises PhotoError,
+        WeightsError, and UsageError for a net without convolutions.
+        """
+        model, path = self.predictor, os.fspath(path)
+        photo, whole = read_photo(path, self.size), view(path, 490)
+        answer = self._prediction(path, forward(model, photo[None])[0].tolist())
+        heat = grad_cam(model, photo, self.classes.index(answer.label))
+        told = f"{answer.label} {percent(answer.confidence)}, and where it sees that, from blue to red"
+        heatmap = page([(f"{os.path.basename(path)}: {told}", in_grid(np.stack([whole, overlaid(whole, heat)], axis=2), columns=2, gap=20))])
+        layers = page([(f"{layer}: {' x '.join(map(str, maps.shape))}, {percent((maps == 0).mean())} zeros",
+                        in_grid(visible(maps))) for layer, maps in activations_of(model, photo)])
+        augmented = page([("as training sees it: changed anew each time", in_grid(self._augmented(photo), 4))], 620)
+        return answer, {"heatmap": heatmap, "activations": layers, "augmented": augmented}
+
+    def _augmented(self, photo, count=16):
+        """So many versions of a photo as training sees it: uint8 (size, size, count, 3)."""
+        import tensorflow as tf
+
+        draws = HOW[self.settings.recipe].augment(np.random.default_rng(self.settings.seed or 0), count, self.size)
+        photos, compiled = np.repeat(photo[None], count, axis=0), tf.function(warp, jit_compile=True)
+        changed = compiled(photos, tf.constant(draws, tf.float32))
+        return np.rint(np.asarray(changed) * 255).astype(np.uint8).transpose(1, 2, 0, 3)
+
+    def filters(self):
+        """What each filter of each convolution looks for: yields (name of the layer, PIL image), see `filters_of`.
+
+        Raises WeightsError, and UsageError for a net without convolutions.
+        """
+        from keras import layers
+
+        model = self.predictor
+        last_maps(model)
+        for layer in model.layers:
+            if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D)):
+                pictures = filters_of(model, layer)
+                yield layer.name, page([(f"{layer.name}: what its {pictures.shape[2]} filters look for",
+                                         in_grid(pictures, columns=8, gap=4))], 8 * (self.size + 4))
 
     def compare(self, directory=None, rungs=(), seeds=1):
         """Train rungs of the ladder on the same photos, one after another; yields a row for each training.
@@ -3388,7 +3703,7 @@ class CatDogClassifier:
         while chunk := list(itertools.islice(reads, batch_size)):
             answers = answer([photo for _, photo in chunk if not isinstance(photo, PhotoError)])
             if not np.isfinite(answers).all():
-                raise WeightsError(f"{self.settings.weights} gives answers that are no numbers", "Train anew")
+                raise WeightsError(f"{self.source} gives answers that are no numbers", "Train anew")
             answers = iter(answers.tolist())
             for path, photo in chunk:
                 if isinstance(photo, PhotoError):
@@ -3404,7 +3719,7 @@ class CatDogClassifier:
 
 
 # ======================================================================================================================
-# 14. Command line
+# 15. Command line
 # ======================================================================================================================
 
 EXAMPLES = """\
@@ -3477,6 +3792,9 @@ def add_actions(group):
                          help="report what is wrong with a dataset, or any folder of photos: broken, odd or double "
                          "photos; with --weights, wrong labels too")
     actions.add_argument("--evaluate", action="store_true", help="score the weights on DATASET/test")
+    actions.add_argument("--explain", nargs="+", metavar="IMAGE",
+                         help="draw what the net sees in photos: where it looks, layer by layer, and as training does")
+    actions.add_argument("--filters", action="store_true", help="draw what each filter of the net looks for")
     actions.add_argument("--compare", nargs="*", metavar="RUNG",
                          help="train rungs of the ladder one after another, by default all that need no download, and "
                          "print a scoreboard; stopped, the same command goes on")
@@ -3562,13 +3880,22 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
         if total:
             console.bar("classifying", counts.total(), total, started)
     console.clear()
-    if classifier.drawings:
-        console.say("This net was trained on drawings: it knows nothing of photographs.\n" + REAL_PHOTOS)
+    if classifier.drawings or "weights" not in arguments:
+        console.say(answered_by(classifier))
     if classifier.facts["summary"].get("learned") is False:
         console.say("This net has not learned to tell them apart: its answers are guesses.")
     if counts.total() != 1:
         console.say(count_line(counts, classifier.classes, unread, ignored or collections.Counter()))
     return 1 if unread else 0
+
+
+def answered_by(classifier):
+    """Which weights the answers come from, for people, and what there is for photographs when those know drawings."""
+    if classifier.source == str(BOX):
+        return f"Answered by the net that came with the program, {BOX.name}."
+    better = f"For photographs: --weights {shlex.quote(os.path.relpath(BOX))}" if BOX.exists() else REAL_PHOTOS
+    about = f", which was trained on drawings and knows nothing of photographs. {better}"
+    return f"Answered by {printable(classifier.source)}{about if classifier.drawings else '.'}"
 
 
 def count_line(counts, classes, unread, ignored):
@@ -3761,6 +4088,44 @@ def print_scores(scores):
     print(f"{'precision':<14}" + "".join(f"{share:>13}" for share in shares[0]))
 
 
+def explain(classifier, arguments):
+    """--explain: pictures of what the net sees in photos, in the present folder; 1 when some could not be read."""
+    unread, taken = 0, set()
+    for path in arguments.explain:
+        try:
+            row, pictures = classifier.explain(path)
+        except PhotoError as error:
+            classifier.console.warn(f"{printable(path)}: {error}")
+            unread += 1
+            continue
+        names = (f"{Path(path).stem}{again}" for again in itertools.chain([""], map("-{}".format, itertools.count(2))))
+        name = next(name for name in names if name not in taken)
+        taken.add(name)
+        files = [save_picture(f"{name}_{kind}.png", pack_picture(picture)) for kind, picture in pictures.items()]
+        if arguments.style == "json":
+            print(json.dumps({**asdict(row), "files": files}), flush=True)
+        else:
+            print(f"{printable(row.label):<8} {percent(row.confidence):>7}  {printable(path)}")
+            print("saved    " + "\n         ".join(map(printable, files)), flush=True)
+    return 1 if unread else 0
+
+
+def filters(classifier, arguments):
+    """--filters: a picture for each convolution, in the present folder."""
+    for layer, picture in classifier.filters():
+        path = save_picture(f"{Path(classifier.source).stem}_{layer}.png", pack_picture(picture))
+        print(json.dumps({"layer": layer, "file": path}) if arguments.style == "json" else path, flush=True)
+    return 0
+
+
+def save_picture(path, content):
+    """Write a picture, unless that would replace a file that this program has not drawn: WriteError. Its path."""
+    if os.path.lexists(path) and not is_ours(path):
+        raise WriteError(f"{path} is there already, and not ours to replace", "Run it in another folder")
+    write_whole(path, content)
+    return path
+
+
 def compare(classifier, arguments):
     """--compare: train rungs of the ladder, print and save the scoreboard and the curves; 1 when one was left out."""
     for name in arguments.compare:
@@ -3874,7 +4239,7 @@ def show_versions(classifier, arguments):
 
 ACTIONS = {"version": show_versions, "file": classify_files, "directory": classify_folder, "prepare": prepare,
            "download": prepare, "check": check, "evaluate": evaluate, "compare": compare, "folds": cross_validate,
-           "summary": summarize, "clear_cache": empty_cache}
+           "explain": explain, "filters": filters, "summary": summarize, "clear_cache": empty_cache}
 # Flags that mean something to one action only: their range, and what goes with them.
 ONLY_WITH = {"assert_accuracy": ("evaluate", 0, 1), "seeds": ("compare", 1, 1000), "repeats": ("folds", 1, 1000),
              "folds": ("folds", 2, 1000)}

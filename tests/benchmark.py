@@ -93,7 +93,7 @@ def forward(options, litert=False):
 def ours(options, dataset, epochs=None):
     """Training as the program does it: [photos a second while training, seconds of the whole epoch] of each epoch."""
     weights, epochs = str(options.work / "ours.h5"), (epochs or options.repeats) + 1
-    classifier = program.CatDogClassifier(weights=weights, epochs=epochs, patience=0, fresh=True, quiet=True)
+    classifier = program.CatDogClassifier(weights=weights, epochs=epochs, recipe="tutorial", patience=0, fresh=True, quiet=True)
     classifier.createModel()
     from keras.callbacks import History
 

@@ -33,7 +33,8 @@ def spread(values):
 
 def train(work, seed, flags):
     """One training: its summary."""
-    summary = json.loads(call("--dataset", work / "pets", "--weights", work / f"seed{seed}.h5", "--seed", seed, "--json", *flags))
+    line = ["--dataset", work / "pets", "--weights", work / f"seed{seed}.h5", "--seed", seed, "--json", *flags]
+    summary = json.loads(call(*line))
     test, low_high = summary["test"], [round(100 * bound, 1) for bound in summary["test"]["interval"]]
     print(f"seed {seed}: test {100 * test['accuracy']:.1f} % {low_high}, best epoch {summary['best_epoch']} of "
           f"{summary['epochs']}, {summary['seconds_per_epoch']} s an epoch, {summary['precision']}", flush=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import CatDogClassifier as program
-from CatDogClassifier import affine_rows, draw_affines, make_batches
+from CatDogClassifier import affine_rows, draw_affines, draw_crops, make_batches
 from conftest import make_dataset
 
 SIZE = 12
@@ -104,6 +104,32 @@ def test_augmentations_are_drawn_from_the_tutorials_ranges(monkeypatch):
     assert abs(np.corrcoef(drawn["zoom_y"], drawn["zoom_x"])[0, 1]) < 0.05  # each axis on its own
 
 
+def test_crops_lie_within_the_photo_and_have_its_area_and_shape_in_range(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(program, "affine_rows", lambda **values: drawn.update(values) or np.zeros((20_000, 6)))
+    changes = draw_crops(np.random.default_rng(0), 20_000, 100)
+    wide, high = 100 * drawn["zoom_x"], 100 * drawn["zoom_y"]  # pixels of the photo that are seen
+    assert (np.abs(drawn["right"]) + wide / 2).max() == pytest.approx(50, abs=0.1)
+    assert (np.abs(drawn["down"]) + high / 2).max() == pytest.approx(50, abs=0.1)
+    area, shape = wide * high / 1e4, wide / high
+    assert (area.min(), area.max()) == pytest.approx((0.35, 1.0), abs=0.005)
+    assert (shape.min(), shape.max()) == pytest.approx((np.exp(-0.25), np.exp(0.25)), abs=0.002)
+    assert np.degrees((drawn["turn"].min(), drawn["turn"].max())) == pytest.approx((-10, 10), abs=0.02)
+    assert drawn["mirror"].mean() == pytest.approx(0.5, abs=0.02)
+    gains, lift = changes[:, 6:9], changes[:, 9]
+    middle = 0.5 * gains.mean(axis=1) + lift  # what becomes of a middle grey: its contrast is changed about that
+    assert (middle.min(), middle.max()) == pytest.approx((0.4, 0.6), abs=0.001)
+    assert gains.min() >= 0.8 * 0.9 and gains.max() <= 1.2 * 1.1
+    assert np.corrcoef(gains[:, 0], gains[:, 2])[0, 1] == pytest.approx(4 / 5, abs=0.03)  # contrast 0.2, cast 0.1: variances 4 : 1
+
+
+def test_colours_change_by_a_factor_and_something_to_add(photos):
+    same = rows()[0]
+    changed = warp(photos[:1], np.float32([[*same, 0.5, 1.0, 2.0, 0.1]]))
+    expected = (photos[:1] / 255 * [0.5, 1.0, 2.0] + 0.1).clip(0, 1) * 255
+    assert changed == pytest.approx(expected, abs=1e-3)
+
+
 def test_the_same_as_the_tutorials_generator():
     pytest.importorskip("scipy", reason="ImageDataGenerator needs scipy")
     import tensorflow as tf
@@ -130,7 +156,7 @@ def numbered(count):
 
 
 def test_an_epoch_holds_every_photo_once_with_its_label_and_the_last_batch_too():
-    photos, labels, sizes = epoch(make_batches(*numbered(50), 8, np.random.default_rng(0), augment=True))
+    photos, labels, sizes = epoch(make_batches(*numbered(50), 8, np.random.default_rng(0), augment=draw_affines))
     assert sizes == [8, 8, 8, 8, 8, 8, 2]
     assert sorted(labels[:, 0]) == list(range(50))
     assert np.allclose(photos[:, 0, 0, 0] * 255, labels[:, 0], atol=1e-4)  # each photo still has its own label
@@ -138,7 +164,7 @@ def test_an_epoch_holds_every_photo_once_with_its_label_and_the_last_batch_too()
 
 
 def test_each_epoch_is_shuffled_and_augmented_anew(photos):
-    batches = make_batches(photos, np.arange(7, dtype=np.float32)[:, None], 3, np.random.default_rng(0), augment=True)
+    batches = make_batches(photos, np.arange(7, dtype=np.float32)[:, None], 3, np.random.default_rng(0), augment=draw_affines)
     first, second = epoch(batches), epoch(batches)
     assert first[1][:, 0].tolist() != second[1][:, 0].tolist()
     by_label = [pixels[np.argsort(labels[:, 0])] for pixels, labels, _ in (first, second)]
@@ -155,7 +181,7 @@ def test_validation_photos_are_neither_augmented_nor_shuffled(photos):
 
 def test_the_same_seed_gives_the_same_batches(photos):
     labels = np.zeros((7, 1), np.float32)
-    one, two, other = (epoch(make_batches(photos, labels, 3, np.random.default_rng(seed), augment=True))[0] for seed in (4, 4, 5))
+    one, two, other = (epoch(make_batches(photos, labels, 3, np.random.default_rng(seed), augment=draw_affines))[0] for seed in (4, 4, 5))
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
 

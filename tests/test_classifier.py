@@ -138,6 +138,21 @@ def test_the_best_epoch_is_saved_not_the_last(dataset, tmp_path, monkeypatch):
     assert classifier.summary["overfitted_from"] == 3
 
 
+@pytest.mark.parametrize(("recipe", "expected"), [
+    # 30 steps, each in its middle: three that rise, then half a cosine; a second training does the same again.
+    ("best", [0.5 / 3, 1.5 / 3, 2.5 / 3, *(0.5 + 0.5 * np.cos(np.pi * (np.arange(27) + 0.5) / 27))]), ("tutorial", [1.0] * 30)])
+def test_the_learning_rate_follows_the_recipe(recipe, expected, dataset, tmp_path, monkeypatch):
+    rates, end = [], program.Training.end_batch
+    monkeypatch.setattr(program.Training, "end_batch", lambda self, batch, logs: (
+        rates.append(float(self.model.optimizer.learning_rate)), end(self, batch, logs)))
+    classifier = quick(tmp_path, epochs=10, recipe=recipe, learning_rate=0.002, patience=0)
+    classifier.train(dataset)
+    assert rates == pytest.approx([0.002 * share for share in expected], rel=1e-5)
+    classifier.settings = program.replace(classifier.settings, epochs=3)
+    classifier.train(dataset)
+    assert rates[30] == pytest.approx(0.002 if recipe == "tutorial" else 0.002 * 0.5 / 0.9, rel=1e-5)
+
+
 def test_it_stops_when_patience_has_run_out(dataset, tmp_path, monkeypatch):
     Script(monkeypatch, [0.9, 0.4, 0.6, 0.7, 0.8, 0.9, 0.1])
     classifier = quick(tmp_path, epochs=7, patience=3)

@@ -48,9 +48,28 @@ SUMMARIES = {
               ("Flatten", (576,), 0), ("Dense", (64,), 36_928), ("Dense", (10,), 650)],
     "signs": [("Flatten", (12_288,), 0), ("Dense", (25,), 307_225), ("Dense", (12,), 312), ("Dense", (6,), 78)],
 }
-COUNTS = {"default": 1_061_313, "baseline": 3_453_121, "dropout": 3_453_121, "features": 16_812_353,
+
+
+def normed(side, channels, parameters, rectified=True):
+    """A 3x3 convolution without bias and its normalisation, as lines of a summary."""
+    shape = (side, side, channels)
+    return [("Conv2D", shape, parameters), ("BatchNormalization", shape, 4 * channels)] + rectified * [("ReLU", shape, 0)]
+
+
+def block(side, channels):
+    """A residual block."""
+    parameters, shape = 9 * channels**2, (side, side, channels)
+    return [*normed(side, channels, parameters), *normed(side, channels, parameters, False), ("Add", shape, 0), ("ReLU", shape, 0)]
+
+
+SUMMARIES["residual"] = [
+    *normed(64, 32, 864), pool(32, 32), *normed(32, 64, 18_432), *block(32, 64), pool(16, 64), *normed(16, 128, 73_728),
+    *block(16, 128), *block(16, 128), pool(8, 128), *normed(8, 256, 294_912), *block(8, 256),
+    ("GlobalAveragePooling2D", (256,), 0), ("Dense", (1,), 257)]
+COUNTS = {"residual": 2_237_921, "default": 1_061_313, "baseline": 3_453_121, "dropout": 3_453_121, "features": 16_812_353,
           "frozen": 16_812_353, "finetune_plain": 16_812_353, "finetune": 16_812_353, "happy": 37_633,
           "mnist": 93_322, "signs": 307_615}
+NORMED = {"happy": 1, "residual": 12}  # layers of batch normalisation: two of the four tensors of each do not train
 # How many weight tensors train: with VGG16 those of two dense layers, and of the three convolutions of block 5.
 TRAINED = {"features": 4, "frozen": 4, "finetune_plain": 10, "finetune": 10}
 
@@ -66,12 +85,12 @@ VGG16, BLOCK_5 = 14_714_688, 7_079_424
 def test_a_rung_is_the_net_of_its_tutorial(rung):
     model = build_model(rung, Settings())
     assert model.count_params() == COUNTS[rung]
-    assert len(model.trainable_weights) == TRAINED.get(rung, len(model.weights) - 2 * (rung == "happy"))
+    assert len(model.trainable_weights) == TRAINED.get(rung, len(model.weights) - 2 * NORMED.get(rung, 0))
     if rung in SUMMARIES:
         told = [(type(layer).__name__, layer.output.shape[1:], layer.count_params()) for layer in model.layers]
         assert [line for line in told if line[0] not in ("InputLayer", "Rescaling")] == SUMMARIES[rung]
     still = sum(int(np.prod(weight.shape)) for weight in model.non_trainable_weights)
-    assert still == {"happy": 64, "features": VGG16, "frozen": VGG16, "finetune": VGG16 - BLOCK_5,
+    assert still == {"happy": 64, "residual": 2 * 1632, "features": VGG16, "frozen": VGG16, "finetune": VGG16 - BLOCK_5,
                      "finetune_plain": VGG16 - BLOCK_5}.get(rung, 0)
 
 
@@ -84,7 +103,7 @@ def test_a_rung_is_the_net_of_its_tutorial(rung):
      ("mnist", 5, 64, 0, "rmsprop", 1e-3, False)],
 )
 def test_a_rung_trains_as_its_tutorial_does(rung, epochs, batch_size, steps, optimizer, learning_rate, augment):
-    settings = CatDogClassifier(model=rung).settings
+    settings = CatDogClassifier(model=rung, recipe="tutorial").settings
     found = (settings.epochs, settings.batch_size, settings.steps, settings.optimizer, settings.learning_rate, settings.augment)
     assert found == (epochs, batch_size, steps, optimizer, learning_rate, augment)
     assert CatDogClassifier(model=rung, epochs=7, batch_size=3).settings.epochs == 7

@@ -32,8 +32,9 @@ def test_the_summary_is_the_tutorials(model):
     assert sum(np.prod(weight.shape) for weight in model.trainable_weights) == 1_061_313
 
 
-def test_the_recipe_is_the_tutorials(model):
-    settings = Settings()
+def test_the_tutorials_recipe_is_the_tutorials():
+    settings = program.CatDogClassifier(recipe="tutorial").settings
+    model = build_model("default", settings)
     assert (settings.epochs, settings.batch_size, settings.optimizer) == (30, 32, "rmsprop")
     assert type(model.optimizer).__name__ == "RMSprop"
     assert float(model.optimizer.learning_rate) == pytest.approx(0.001)

@@ -1,0 +1,109 @@
+"""Train the net that comes with the program, and print the figures of its model card.
+
+    python tests/train_box.py PHOTOS [--originals DIR] [--work DIR] [--seeds 0 1] [--score] [flags of the program]
+
+PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Of each class the numbers below 7000 train, but for 4001-4100,
+which ORIGINALS has at their own sizes; 7000-7499 validate; 7500-7999 test. Stopped, the same command goes on; what is
+finished in DIR is not trained again. The test photos are read with --score only, and TEST_LOG says when that was. To
+put a net into the box, copy DIR/seedN.h5.
+"""
+
+import argparse
+import datetime
+import hashlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+PROGRAM = REPO / "CatDogClassifier.py"
+TEST_LOG = REPO / "tests" / "test_photos.log"
+SPLITS = {"train": [*range(4001), *range(4101, 7000)], "validation": range(7000, 7500), "test": range(7500, 8000)}
+
+
+def call(*arguments):
+    """Run the program, its messages on stderr; its stdout."""
+    line = [sys.executable, str(PROGRAM), *map(str, arguments)]
+    return subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def copy_photos(photos, folder, splits):
+    """FOLDER/SPLIT/CLASS/N.jpg for these splits; what is there is left."""
+    for split in splits:
+        for label in ("cat", "dog"):
+            (folder / split / label).mkdir(parents=True, exist_ok=True)
+            for number in SPLITS[split]:
+                target = folder / split / label / f"{number}.jpg"
+                if not target.exists():
+                    shutil.copyfile(photos / f"{label}.{number}.jpg", target)
+
+
+def train(work, seed, flags):
+    """One training, unless it is finished; prints and returns what became of it on the validation photos."""
+    weights, outcome = work / f"seed{seed}.h5", work / f"seed{seed}.json"
+    if not outcome.exists():
+        summary = call("--dataset", work / "photos", "--weights", weights, "--seed", seed, "--json", *flags)
+        outcome.write_text(summary)
+    summary = json.loads(outcome.read_text())
+    with open(work / f"seed{seed}_history.csv") as file:
+        names, *rows = (line.strip().split(",") for line in file)
+    curve = [float(row[names.index("val_acc")]) for row in rows]
+    print(f"seed {seed}: {summary['rung']}, {summary['parameters']:,} parameters, {summary['epochs']} epochs, "
+          f"{summary['seconds'] / 60:.1f} minutes; validation {100 * summary['validation']['accuracy']:.2f} %, last epoch "
+          f"{100 * curve[-1]:.2f}, best one {100 * max(curve):.2f}", flush=True)
+    return weights
+
+
+def score(work, weights):
+    """The score on the test photos, entered in the log; prints the confusion too. Returns the share right."""
+    scores = json.loads(call("--evaluate", "--dataset", work / "test", "--weights", weights, "--json", "-q"))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()
+    today, digest = datetime.date.today(), hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
+    with open(TEST_LOG, "a") as log:
+        print(f"{today} commit {commit} weights {digest}: {scores['correct']} of {scores['total']}", file=log)
+    low, high = (round(100 * bound, 2) for bound in scores["interval"])
+    print(f"{weights.name}: test {100 * scores['accuracy']:.2f} % (95 % interval {low} to {high}), "
+          f"confusion {scores['confusion']}", flush=True)
+    return scores["accuracy"]
+
+
+def classify(photos, weights):
+    """The share right of the photos in a folder, their classes told by their names, as -d answers."""
+    rows = [json.loads(line) for line in call("-q", "-d", photos, "--weights", weights, "--json").splitlines()]
+    return sum(Path(row["path"]).name.startswith(row["label"]) for row in rows) / len(rows)
+
+
+def compare_shapes(work, originals, photos, weights):
+    """Prints how a net does on the originals, and on the same photos squashed to squares."""
+    squashed = work / "squashed"
+    squashed.mkdir(exist_ok=True)
+    for path in originals.iterdir():
+        shutil.copyfile(photos / path.name, squashed / path.name)
+    print(f"{weights.name}: originals {100 * classify(originals, weights):.1f} %, the same squashed "
+          f"{100 * classify(squashed, weights):.1f} %", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--originals", type=Path)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "catdog-box"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--score", action="store_true")
+    chosen, flags = parser.parse_known_args()
+    copy_photos(chosen.photos, chosen.work / "photos", ["train", "validation"])
+    nets = [train(chosen.work, seed, flags) for seed in chosen.seeds]
+    for weights in nets if chosen.originals else ():
+        compare_shapes(chosen.work, chosen.originals, chosen.photos, weights)
+    if chosen.score:
+        copy_photos(chosen.photos, chosen.work / "test", ["test"])
+        shares = [100 * score(chosen.work, weights) for weights in nets]
+        print(f"test: mean {statistics.mean(shares):.2f} % of {len(shares)} seeds")
+
+
+if __name__ == "__main__":
+    main()
