@@ -3545,7 +3545,8 @@ class CatDogClassifier:
         answer = self._prediction(path, forward(model, photo[None])[0].tolist())
         heat = grad_cam(model, photo, self.classes.index(answer.label))
         told = f"{answer.label} {percent(answer.confidence)}, and where it sees that, from blue to red"
-        heatmap = page([(f"{os.path.basename(path)}: {told}", in_grid(np.stack([whole, overlaid(whole, heat)], axis=2), columns=2, gap=20))])
+        two = in_grid(np.stack([whole, overlaid(whole, heat)], axis=2), columns=2, gap=20)
+        heatmap = page([(f"{os.path.basename(path)}: {told}", two)])
         layers = page([(f"{layer}: {' x '.join(map(str, maps.shape))}, {percent((maps == 0).mean())} zeros",
                         in_grid(visible(maps))) for layer, maps in activations_of(model, photo)])
         augmented = page([("as training sees it: changed anew each time", in_grid(self._augmented(photo), 4))], 620)

@@ -88,7 +88,8 @@ def test_a_heatmap_covers_the_photo_as_it_lies_upright(tmp_path):
     heat[0, 1] = 1
     covered = program.overlaid(np.full((100, 50, 3), 100, np.uint8), heat).astype(int)
     assert covered[10, 40, 0] - covered[10, 40, 2] > 20  # red where it is hot, blue where it is not
-    assert list(covered[99, 0]) == [79, 67, 84]  # 0.6 of the photo, 0.4 of the lowest colour of "turbo": 48, 18, 59
+    cold = program.overlaid(np.full((3, 3, 3), 100, np.uint8), np.zeros((2, 2)))
+    assert cold[1, 1].tolist() == [79, 67, 84]  # 0.6 of the photo, 0.4 of the lowest colour of "turbo": 48, 18, 59
 
 
 @pytest.mark.parametrize("rung", RUNGS)
