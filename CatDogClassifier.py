@@ -101,8 +101,8 @@ MAX_SEEN = 100_000  # photos that a weights file remembers
 DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped drawings
 
 # What lies beside the weights NAME.h5: NAME_history.csv, ...
-HISTORY, ACCURACY, LOSS, UNFINISHED, PREVIOUS = BESIDE = (
-    "_history.csv", "_accuracy.png", "_loss.png", ".unfinished", ".previous.h5")
+HISTORY, ACCURACY, LOSS, RELIABILITY, UNFINISHED, PREVIOUS = BESIDE = (
+    "_history.csv", "_accuracy.png", "_loss.png", "_reliability.png", ".unfinished", ".previous.h5")
 COMPARED, BOARD, CURVES = "_compare", "scoreboard.csv", "curves.png"  # the folder of a comparison, and what is in it
 CHECK = "_check.png"  # the picture of a check of DATASET: DATASET_check.png
 PICTURED = 16  # cases of each kind in it
@@ -161,6 +161,8 @@ class Settings:
                            flags=["--no-augment"])
     precision: str = option("auto", "arithmetic (auto: training in 16 bits where that is faster, answers in float32)",
                             choices=("auto", *PRECISIONS))
+    unsure: float | None = option(None, "say unsure where else more than this share of the answers would be wrong, "
+                                  "0.02 for one, judged by the validation photos", type=float, metavar="X")
     seed: int | None = option(None, "make a run repeatable (default: a new one each time)", type=int, metavar="N")
     fresh: bool = option(False, "start over, whatever training was left unfinished", action="store_true")
     quiet: bool = option(False, "print results and errors only", action="store_true", flags=["-q", "--quiet"])
@@ -173,6 +175,7 @@ class Settings:
             (self.batch_size >= 1, "--batch-size must be 1 or more"),
             (0 < self.learning_rate < math.inf, "--learning-rate must be a number above 0"),
             (self.patience >= 0, "--patience must be 0 or more"),
+            (self.unsure is None or 0 <= self.unsure < 1, "--unsure must lie between 0 and 1"),
             (self.seed is None or 0 <= self.seed < 2**32, "--seed must lie between 0 and 4294967295"),
             (self.optimizer in OPTIMIZERS, f"--optimizer must be one of {', '.join(OPTIMIZERS)}"),
             (self.recipe in RECIPES, f"--recipe must be one of {', '.join(RECIPES)}"),
@@ -1351,9 +1354,9 @@ def digest_of_photo(path, size, opening):
         return fingerprint(small(image, file, size, exact=True))[0]
 
 
-def copy_whole(reading, target):
+def copy_whole(reading, target, part=None):
     """Copy what `reading()` opens to a file, so that it is never seen half-written. Raises WriteError."""
-    part = target.with_name(target.name + ".part")
+    part = part or target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with reading() as original, open(part, "wb") as copy:
@@ -1362,6 +1365,24 @@ def copy_whole(reading, target):
     except OSError as error:
         fix = "Make room, or name another --dataset" if error.errno in FULL else ""
         raise WriteError(f"cannot copy to {target}: {reason(error)}", fix) from None
+
+
+def place_for(path, folder, taken=()):
+    """Where in a folder a photo is to be copied to, and whether an equal file is there already: nothing is replaced.
+
+    Under its own name, or else under that with a number: a.jpg, a-2.jpg, ... `taken` are paths that will be used.
+    """
+
+    def state(target):
+        """Whether a place is taken: None by something else, False not at all, True by an equal file."""
+        if target.is_file() and same(target, open_regular, path):
+            return True
+        return None if os.path.lexists(target) or target in taken else False
+
+    path = Path(path)
+    names = itertools.chain([path.name], (f"{path.stem}-{number}{path.suffix}" for number in itertools.count(2)))
+    states = ((target, state(target)) for target in map(Path(folder).joinpath, names))
+    return next((target, there) for target, there in states if there is not None)
 
 
 def download_dataset(url, sha256, dataset, split, console):
@@ -2222,6 +2243,81 @@ def score(probabilities, labels):
             "loss": float(losses.mean())}
 
 
+def cooled(probabilities, temperature):
+    """Probabilities (N, K) whose logits are divided by a temperature: above 1 less sure, below 1 surer, same answers.
+
+    Guo et al. 2017 (arXiv:1706.04599): nets are right less often than their probabilities say; one number, fitted on
+    photos that they have not learned from, mends most of that.
+    """
+    if temperature == 1:
+        return probabilities
+    logits = np.log(probabilities.clip(1e-7, 1)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(probabilities, labels, low=0.05, high=20.0):
+    """The temperature of `cooled` with the least cross-entropy for labels (N, 1), between two limits.
+
+    Each label counts as 1 - 1 / (N + 2) and the others share the rest, as in Platt 1999: that N photos were all right
+    does not prove that the next one is.
+    """
+    count, kinds = probabilities.shape
+    doubt = 1 / (count + 2)
+    targets = np.full((count, kinds), doubt / (kinds - 1))
+    targets[np.arange(count), labels[:, 0].astype(int)] = 1 - doubt
+
+    def loss(sharpness):
+        """The mean cross-entropy; convex in one over the temperature."""
+        return -(targets * np.log(cooled(probabilities, 1 / sharpness).clip(1e-12))).sum(axis=1).mean()
+
+    left, right = 1 / high, 1 / low
+    for _ in range(60):  # each third of the range that cannot hold the minimum is left out
+        third = (right - left) / 3
+        left, right = (left, right - third) if loss(left + third) < loss(right - third) else (left + third, right)
+    return 2 / (left + right)
+
+
+def reliability(probabilities, labels, bins=15):
+    """How far the confidence in the likeliest class agrees with the share that is right, in bins of equal width.
+
+    A dict: `error`, the mean distance of the two, each photo counting the same (expected calibration error, Naeini et
+    al. 2015), and `bins`: [mean confidence, share right, photos] of each bin that is not empty.
+    """
+    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels[:, 0]
+    places, found = np.minimum((sure * bins).astype(int), bins - 1), []
+    for place in np.unique(places):
+        here = places == place
+        found.append([float(sure[here].mean()), float(right[here].mean()), int(here.sum())])
+    return {"error": sum(abs(mean - share) * count for mean, share, count in found) / len(sure), "bins": found}
+
+
+def certainty_of(probabilities, labels, most=256):
+    """What asking for more confidence would do: [[confidence, wrong, answered], ...], from the most confident down.
+
+    So many of the photos are answered with at least this confidence, and so many of those answers are wrong; the last
+    row has all photos.
+    """
+    sure, wrong = probabilities.max(axis=1), probabilities.argmax(axis=1) != labels[:, 0]
+    order = np.argsort(-sure, kind="stable")
+    sure, wrong = sure[order], np.cumsum(wrong[order])
+    ends = np.flatnonzero(np.diff(sure, append=-1) < 0)  # the last one of those that are equally sure
+    ends = ends[np.unique(np.linspace(0, len(ends) - 1, most).astype(int))]
+    return [[float(sure[end]), int(wrong[end]), int(end) + 1] for end in ends]
+
+
+def threshold_of(certainty, wrong):
+    """The confidence from which at most this share, 0..1, of the answers was wrong, answering as many as possible.
+
+    Of the rows of `certainty_of`: (confidence, share wrong, share left unanswered); above 1 where nothing is safe.
+    """
+    safe = [row for row in certainty if row[1] <= wrong * row[2]]
+    if not safe:
+        return 1.1, 0.0, 1.0
+    confidence, errors, answered = max(safe, key=lambda row: row[2])
+    return confidence, errors / answered, 1 - answered / certainty[-1][2]
+
+
 def confusion(probabilities, labels):
     """What becomes of each class: int (K, K), rows the labels (N, 1), columns the answers of probabilities (N, K)."""
     table = np.zeros((probabilities.shape[1],) * 2, int)
@@ -2660,6 +2756,24 @@ def draw_curves(history, name, title, best):
     return figure
 
 
+def draw_reliability(before, after, photos):
+    """A matplotlib Figure of two results of `reliability`, without and with a fitted temperature; on which photos."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), dpi=120, layout="constrained")
+    axes = figure.add_subplot(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02),
+                              title=f"How far confidences can be relied on ({photos})", aspect="equal")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as it should be")
+    for name, colour, marker, found in (("as the net says", BLUE, "o", before), ("calibrated", ORANGE, "s", after)):
+        sure, right, counts = zip(*found["bins"], strict=True)
+        axes.plot(sure, right, color=colour, linewidth=1, alpha=0.6)
+        axes.scatter(sure, right, [10 + 190 * count / sum(counts) for count in counts], color=colour, marker=marker,
+                     label=f"{name}: off by {percent(found['error'])} on average")
+    axes.grid(alpha=0.3)
+    axes.legend(title="larger: more photos")
+    return figure
+
+
 def draw_compared(curves):
     """A matplotlib Figure of the validation accuracy of trainings: [(name, [share, 0..1, by epoch], best epoch), ...].
 
@@ -2918,11 +3032,16 @@ def marks_in(path):
 def read_facts(about):
     """What a weights file says about its net, with the tutorial's answers where it says nothing. Raises ValueError."""
     facts = json.loads(about)
-    facts = {"rung": "default", "base": None, "classes": ["cat", "dog"], "drawings": False, "summary": {}, **facts}
+    facts = {"rung": "default", "base": None, "classes": ["cat", "dog"], "drawings": False, "summary": {},
+             "temperature": 1.0, "certainty": [], **facts}
     classes, rung, base = facts["classes"], facts["rung"], facts["base"]
     if not (isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)):
         raise ValueError("its class names are damaged")
-    if not isinstance(facts["summary"], dict):
+    rows, plain = facts["certainty"], (int, float)
+    sound = isinstance(rows, list) and all(isinstance(row, list) and len(row) == 3 for row in rows)
+    sound = sound and all(isinstance(number, plain) and number >= 0 for row in rows for number in row)
+    sound = sound and isinstance(facts["temperature"], plain) and 0 < facts["temperature"] < 1000
+    if not isinstance(facts["summary"], dict) or not sound:
         raise ValueError("what it says about itself is damaged")
     known = rung in list(RUNGS) and (not RUNGS[rung].base or base in list(BASES))  # in lists: they may be anything
     if not known or not 2 <= len(classes) <= MAX_CLASSES or classes != sorted(set(classes)):
@@ -3017,11 +3136,15 @@ def read_history(path):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one photo: the likeliest label and its probability, or the reason why there is none."""
+    """The answer for one photo: the likeliest label and its probability, or the reason why there is none.
+
+    The verdict is the label, or "unsure".
+    """
 
     path: str
     label: str | None = None
     confidence: float | None = None
+    verdict: str | None = None
     probabilities: dict | None = None
     error: str | None = None
 
@@ -3063,6 +3186,7 @@ class CatDogClassifier:
         """Go on with this model, about whose weights this is known."""
         self.model, self.facts, self.history, self.kept, self.summary = model, facts, None, 0, {}
         self._litert, self._run, self.seen, self.recipe = None, None, np.empty(0, np.int64), {}
+        self.temperature, self.certainty = 1.0, []
 
     def _build(self, policy):
         """A net of the present rung, its weights random."""
@@ -3346,6 +3470,19 @@ class CatDogClassifier:
             self.console.say(f"Going on after epoch {done} of an unfinished training (--fresh starts over).")
         self.console.say("Ctrl-C stops and keeps the best so far.")
 
+    def _calibrate(self):
+        """Fit the temperature on the validation photos; how far confidences agree, on the test photos if there are any.
+
+        A dict: `temperature`, `photos`, and `before` and `after`, see `reliability`.
+        """
+        self.temperature = 1.0
+        told, photos = ("test", self.test) if self.test else ("validation", self.validation)
+        before, shares = reliability(self._shares(*photos), photos[1]), self._shares(*self.validation)
+        self.temperature = fit_temperature(shares, self.validation[1])
+        self.certainty = certainty_of(cooled(shares, self.temperature), self.validation[1])
+        return {"temperature": round(self.temperature, 4), "photos": told, "before": before,
+                "after": reliability(self._shares(*photos), photos[1])}
+
     def _finish(self, training):
         """After training: write history and curves, score the best epoch, save it once more with what is now known."""
         progress, weights = training.progress, self.settings.weights
@@ -3353,10 +3490,14 @@ class CatDogClassifier:
         extras = {HISTORY: lambda: pack_history(progress.history), ACCURACY: lambda: pack_figure(self.showAcc()),
                   LOSS: lambda: pack_figure(self.showLoss())}
         self.files = [weights, *filter(None, itertools.starmap(self._write_beside, extras.items()))]
-        self.summary = {**training.outcome(), "validation": None, "test": None, "learned": None, "copies": self.copies,
+        self.summary = {**training.outcome(), "validation": None, "test": None, "learned": None, "calibration": None,
+                        "copies": self.copies,
                         "device": self.device.name, "precision": self.precision, "drawings": self.drawings,
                         "rung": self.rung, "parameters": self.model.count_params()}
         if training.ending != "interrupted":
+            found = self.summary["calibration"] = self._calibrate()
+            figure = functools.partial(draw_reliability, found["before"], found["after"], f"{found['photos']} photos")
+            self.files += filter(None, [self._write_beside(RELIABILITY, lambda: pack_figure(figure()))])
             self.summary["validation"] = self._score(*self.validation)
             if progress.epochs >= ENOUGH_EPOCHS:
                 self.summary["learned"] = better_than_guessing(self.summary["validation"])
@@ -3386,7 +3527,8 @@ class CatDogClassifier:
         self.facts = {
             "program": PROGRAM, "rung": self.rung, "base": self.base if RUNGS[self.rung].base else None,
             "classes": list(self.classes), "image_size": self.size, "drawings": self.drawings, "versions": versions,
-            "run": self._run, "recipe": self.recipe, "summary": self.summary,
+            "run": self._run, "recipe": self.recipe, "summary": self.summary, "temperature": self.temperature,
+            "certainty": self.certainty,
         }
         write_whole(self.settings.weights, pack_weights(self.model, self.facts, self.seen))
 
@@ -3471,7 +3613,8 @@ class CatDogClassifier:
         """
         if self.model is None and self.answering_policy == "float32" and find_spec("ai_edge_litert"):
             self._litert = self._litert or self._open_litert()
-        return (self.model is None and self._litert) or functools.partial(forward, self.predictor)
+        uncalibrated = (self.model is None and self._litert) or functools.partial(forward, self.predictor)
+        return lambda photos: cooled(uncalibrated(photos), self.temperature)
 
     def _open_litert(self):
         """The weights file on LiteRT; None where that fails. Converted once, a cache keeps it as long as they match."""
@@ -3508,8 +3651,18 @@ class CatDogClassifier:
         return None
 
     def _know(self, facts):
-        """Answer with the classes of these weights."""
+        """Answer with the classes of these weights, as sure as they are found to be."""
         self.classes, self.drawings = tuple(facts["classes"]), bool(facts["drawings"])
+        self.temperature, self.certainty = facts["temperature"], facts["certainty"]
+
+    def threshold(self):
+        """From which confidence on it answers, by `unsure` of the Settings: see `threshold_of`. Raises WeightsError."""
+        if self.settings.unsure is None:
+            return 0.0, 0.0, 0.0
+        self.answer  # noqa: B018 (what the weights know of themselves)
+        if not self.certainty:
+            raise WeightsError(f"{self.source} does not say how far it can be relied on", "Train to the end")
+        return threshold_of(self.certainty, self.settings.unsure)
 
     def evaluate(self, directory=None, split="test"):
         """The scores on one split of a dataset, by default the one that training never sees.
@@ -3531,7 +3684,7 @@ class CatDogClassifier:
     def _shares(self, photos, labels):
         """The probabilities of the classes for photos, float64 (N, K)."""
         batches = make_batches(in_channels(photos, RUNGS[self.rung].channels), labels, 64)
-        return shares_of(self.predictor.predict(batches, verbose=0))
+        return cooled(shares_of(self.predictor.predict(batches, verbose=0)), self.temperature)
 
     def explain(self, path):
         """What the net sees in a photo: its Prediction, and PIL images {"heatmap", "activations", "augmented"}.
@@ -3542,7 +3695,7 @@ class CatDogClassifier:
         """
         model, path = self.predictor, os.fspath(path)
         photo, whole = read_photo(path, self.size), view(path, 490)
-        answer = self._prediction(path, forward(model, photo[None])[0].tolist())
+        answer = self._prediction(path, self.answer(photo[None])[0].tolist(), self.threshold()[0])
         heat = grad_cam(model, photo, self.classes.index(answer.label))
         told = f"{answer.label} {percent(answer.confidence)}, and where it sees that, from blue to red"
         two = in_grid(np.stack([whole, overlaid(whole, heat)], axis=2), columns=2, gap=20)
@@ -3700,7 +3853,7 @@ class CatDogClassifier:
 
     def predict_each(self, paths, batch_size=64):
         """Like `predict` for any iterable of paths, but yields each Prediction as soon as it is known."""
-        answer, reads = self.answer, read_photos(map(os.fspath, paths), self.size)
+        answer, (least, *_), reads = self.answer, self.threshold(), read_photos(map(os.fspath, paths), self.size)
         while chunk := list(itertools.islice(reads, batch_size)):
             answers = answer([photo for _, photo in chunk if not isinstance(photo, PhotoError)])
             if not np.isfinite(answers).all():
@@ -3710,13 +3863,14 @@ class CatDogClassifier:
                 if isinstance(photo, PhotoError):
                     yield Prediction(path, error=str(photo))
                 else:
-                    yield self._prediction(path, next(answers))
+                    yield self._prediction(path, next(answers), least)
 
-    def _prediction(self, path, shares):
-        """The Prediction for a photo whose probabilities of the classes are known."""
+    def _prediction(self, path, shares, least=0.0):
+        """The Prediction for a photo whose probabilities of the classes are known; below the `least` it is unsure."""
         probabilities = dict(zip(self.classes, shares, strict=True))
         label = max(probabilities, key=probabilities.get)
-        return Prediction(path, label, probabilities[label], probabilities)
+        verdict = label if probabilities[label] >= least else "unsure"
+        return Prediction(path, label, probabilities[label], verdict, probabilities)
 
 
 # ======================================================================================================================
@@ -3764,6 +3918,9 @@ def build_parser():
     group = parser.add_argument_group("options (defaults of the rung called default)")
     for setting in fields(Settings):
         add_setting(group, setting)
+    group.add_argument("--sort-into", metavar="DIR",
+                       help="-d: copy each photo into DIR/cat, DIR/dog, or with --unsure DIR/unsure")
+    group.add_argument("--dry-run", action="store_true", help="--sort-into: show what would be copied where")
     group.add_argument("--split", metavar="T,V,T", help="--prepare, --download: photos per class, or shares, to train, "
                        f"to validate and to test (default: {SPLIT})")
     group.add_argument("--download-url", metavar="URL", help="another place of the archive; file:// too")
@@ -3832,7 +3989,7 @@ def train(classifier, arguments):
         classifier.console.warn("There is no display to show the curves on.")
     if summary["ending"] == "interrupted":
         return 130
-    if summary["ending"] == "diverged" or len(files) < 1 + len((HISTORY, ACCURACY, LOSS)):
+    if summary["ending"] == "diverged" or len(files) < 1 + len((HISTORY, ACCURACY, LOSS, RELIABILITY)):
         return 1
     return 3 if summary["learned"] is False else 0
 
@@ -3846,6 +4003,9 @@ def print_summary(summary, files):
     if summary["validation"]:
         print(f"validation   {score_line(summary['validation'])}")
         print(f"test         {score_line(summary['test']) if summary['test'] else 'no test photos'}")
+        before, after = (percent(summary["calibration"][when]["error"]) for when in ("before", "after"))
+        print(f"confidence   off by {after} on average ({before} before its calibration), on the "
+              f"{summary['calibration']['photos']} photos")
     if summary["copies"]:
         print(f"but          {copies_line(summary['copies'])}")
     print(f"time         {clock(summary['seconds'])} in all, {pace:.1f} s an epoch")
@@ -3867,15 +4027,18 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
     """Print one line per photo as soon as it is known; exit code 1 when some could not be read."""
     classifier.answer  # noqa: B018 (its weights name the classes; loading it is no part of the time that is left)
     console, started = classifier.console, time.monotonic()
-    counts, unread = collections.Counter(), collections.Counter()
+    counts, unread, copied = collections.Counter(), collections.Counter(), {}
+    if classifier.settings.unsure is not None:
+        console.say(unsure_line(classifier))
     table, names = csv.writer(sys.stdout, lineterminator="\n"), [printable(name) for name in classifier.classes]
     if arguments.style == "csv":
-        table.writerow(["path", "label", "confidence", *names, "error"])
+        table.writerow(["path", "label", "confidence", "verdict", *names, "error"])
     for row in classifier.predict_each(paths):
         if sys.stdout.isatty():
             console.clear()
-        write_row(row, arguments.style, table, console)
-        counts[row.label] += 1
+        target = sort_photo(row, arguments, copied) if arguments.sort_into else None
+        write_row(row, arguments.style, table, console, target)
+        counts[row.verdict] += 1
         if row.error:
             unread[kind_of(row.path)] += 1
         if total:
@@ -3887,7 +4050,37 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
         console.say("This net has not learned to tell them apart: its answers are guesses.")
     if counts.total() != 1:
         console.say(count_line(counts, classifier.classes, unread, ignored or collections.Counter()))
+    if arguments.sort_into:
+        done, there = ("would be copied" if arguments.dry_run else "copied"), sum(copied.values())
+        console.say(f"{printable(arguments.sort_into)}: {len(copied) - there} {done}, {there} there already")
     return 1 if unread else 0
+
+
+def unsure_line(classifier):
+    """What --unsure means for these weights, for people."""
+    least, wrong, left = classifier.threshold()
+    if least > 1:
+        return "Unsure of all: no confidence was enough for so few errors among the validation photos."
+    return (f"Below {percent(least)} it says unsure: on the validation photos {percent(wrong)} of its other answers "
+            f"were wrong, and {percent(left)} of the photos were left to a person.")
+
+
+def sort_photo(row, arguments, copied):
+    """Copy a photo into the folder of its verdict; returns where to, None if it could not be read.
+
+    Notes in `copied` whether an equal file was there.
+    """
+    if row.error:
+        return None
+    if Path(row.verdict).name != row.verdict or row.verdict in (".", ".."):  # it comes from the weights file
+        raise WeightsError(f"the class {row.verdict} cannot be the name of a folder", "Name other --weights")
+    target, there = place_for(row.path, Path(arguments.sort_into, row.verdict), copied)
+    if not there and not arguments.dry_run:
+        copy_whole(functools.partial(open_regular, row.path), target, temporary(target))
+        with contextlib.suppress(OSError):
+            shutil.copystat(row.path, target)  # the day that it was taken, for one
+    copied.setdefault(target, there)
+    return str(target)
 
 
 def answered_by(classifier):
@@ -3901,25 +4094,30 @@ def answered_by(classifier):
 
 def count_line(counts, classes, unread, ignored):
     """What became of all the files: "8 files: 5 cat, 2 dog, 1 unreadable (.heic 1)", and how many were ignored."""
-    parts = [f"{counts[name]} {printable(name)}" for name in classes]
+    parts = [f"{counts[name]} {printable(name)}" for name in (*classes, *(["unsure"] if counts["unsure"] else []))]
     parts.append(f"{unread.total()} unreadable" + (f" ({tally(unread)})" if unread else ""))
     return f"{counts.total() + ignored.total()} files: {', '.join([*parts, *told(ignored)])}"
 
 
-def write_row(row, style, table, console):
-    """Print a Prediction: as JSON, into a CSV table, or for people, for whom what could not be read is on stderr."""
+def write_row(row, style, table, console, target=None):
+    """Print a Prediction: as JSON, into a CSV table, or for people, for whom what could not be read is on stderr.
+
+    `target` is where the photo was copied to.
+    """
     if style == "json":
-        print(json.dumps(asdict(row)))
+        print(json.dumps(asdict(row) | ({"copy": target} if target else {})))
     elif style == "csv":
         shares = row.probabilities.values() if row.probabilities else (None, None)
-        table.writerow([printable(row.path), printable(row.label or ""), row.confidence, *shares, row.error])
+        about = printable(row.path), printable(row.label or ""), row.confidence, printable(row.verdict or "")
+        table.writerow([*about, *shares, row.error])
     elif row.error:
         console.warn(f"{printable(row.path)}: {row.error}")
     else:
         ranks = sorted(row.probabilities.items(), key=lambda pair: -pair[1])[1:3] if len(row.probabilities) > 2 else ()
         others = ", ".join(f"{printable(name)} {percent(share)}" for name, share in ranks)
-        print(f"{printable(row.label):<8} {percent(row.confidence):>7}  {printable(row.path)}"
-              + (f"  (then {others})" if others else ""))
+        doubt = f"  ({printable(row.label)}?)" if row.verdict != row.label else ""
+        print(f"{printable(row.verdict):<8} {percent(row.confidence):>7}  {printable(row.path)}{doubt}"
+              + (f"  (then {others})" if others else "") + (f"  -> {printable(target)}" if target else ""))
     sys.stdout.flush()
 
 
@@ -3943,7 +4141,9 @@ def stdin_paths():
 
 def classify_folder(classifier, arguments):
     """-d: all photos of a folder."""
-    folder = arguments.directory
+    folder, target = arguments.directory, arguments.sort_into
+    if target and Path(target).resolve().is_relative_to(Path(folder).resolve()):
+        raise UsageError(f"{target} lies inside {folder}, which is never changed", "Name another --sort-into")
     if not os.path.exists(folder):
         raise DatasetError(f"there is no folder {folder}")
     if not os.path.isdir(folder):
@@ -4265,6 +4465,12 @@ def run(arguments):
             raise UsageError(f"{flag} goes with --{action}")
         if value is not None and not low <= value <= high:
             raise UsageError(f"{flag} must lie between {low} and {high}")
+    if "unsure" in arguments and asked not in ([classify_files], [classify_folder], [explain]):
+        raise UsageError("--unsure goes with -f, -d and --explain")
+    if arguments.sort_into and asked != [classify_folder]:
+        raise UsageError("--sort-into goes with -d")
+    if arguments.dry_run and not arguments.sort_into:
+        raise UsageError("--dry-run goes with --sort-into")
     if arguments.style == "csv" and asked not in ([classify_files], [classify_folder]):
         raise UsageError("--csv goes with -f and -d", "Trainings and comparisons write CSV by themselves")
     given = {setting.name for setting in fields(Settings)} & set(vars(arguments))

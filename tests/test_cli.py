@@ -54,7 +54,7 @@ def test_json_rows_have_the_promised_keys(run, photos, weights):
     code, out, _ = run("-d", photos, "--weights", weights, "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 1
-    assert [set(row) for row in rows] == [{"path", "label", "confidence", "probabilities", "error"}] * 3
+    assert [set(row) for row in rows] == [{"path", "label", "confidence", "verdict", "probabilities", "error"}] * 3
     assert [row["label"] for row in rows] == [None, "dog", "cat"]
     assert rows[2]["path"].endswith("猫.jpg")
     assert set(rows[1]["probabilities"]) == {"cat", "dog"}
@@ -66,7 +66,7 @@ def test_json_rows_have_the_promised_keys(run, photos, weights):
 def test_csv_has_one_column_per_class(run, photos, weights):
     _, out, _ = run("-d", photos, "--weights", weights, "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert list(rows[0]) == ["path", "label", "confidence", "cat", "dog", "error"]
+    assert list(rows[0]) == ["path", "label", "confidence", "verdict", "cat", "dog", "error"]
     assert [row["label"] for row in rows] == ["", "dog", "cat"]
     assert float(rows[1]["dog"]) == float(rows[1]["confidence"]) > 0.5
 
@@ -202,12 +202,13 @@ def test_training_prints_the_summary_on_stdout_and_the_epochs_on_stderr(run, dat
     common = ["--dataset", dataset, "--weights", tmp_path / "猫.h5", "--epochs", "2", "--optimizer", "adam"]
     code, out, err = run(*common)
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()[:6]] == ["best", "validation", "test", "time", "on", "saved"]
+    assert [line.split()[0] for line in out.splitlines()[:6]] == [
+        "best", "validation", "test", "confidence", "time", "on"]
     assert "CPU" in out or "GPU" in out
     assert [line.split()[1] for line in err.splitlines() if line.startswith("epoch")] == ["1/2", "2/2"]
     assert "\r" not in err
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
-        "猫.h5", "猫_history.csv", "猫_accuracy.png", "猫_loss.png"}
+        "猫.h5", "猫_history.csv", "猫_accuracy.png", "猫_loss.png", "猫_reliability.png"}
     code, out, err = run(*common, "--json", "-q")
     assert json.loads(out)["test"]["total"] == 12
     assert err == ""

@@ -470,7 +470,7 @@ def test_the_three_likeliest_are_shown_of_more_than_two(three, run, weights, dat
     assert "(then " in rest
     assert "then" not in run("--weights", weights, "-f", dataset / "test/cat/cat.0.png")[1]
     _, out, err = run("--weights", three / "net.h5", "-d", three / "data/test", "--csv")
-    assert out.splitlines()[0] == "path,label,confidence,green,red,violet,error"
+    assert out.splitlines()[0] == "path,label,confidence,verdict,green,red,violet,error"
     assert err == "18 files: 6 green, 6 red, 6 violet, 0 unreadable\n"
 
 

@@ -268,7 +268,7 @@ def test_by_default_a_comparison_takes_what_needs_no_download(tmp_path, monkeypa
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(CatDogClassifier, "_trial", lambda self, rung, seed, directory: rung)
     monkeypatch.chdir(REPO)  # where there is a dataset
-    small = ["default", "baseline", "dropout", "happy", "mnist", "signs"]
+    small = ["default", "baseline", "dropout", "residual", "happy", "mnist", "signs"]
     assert list(CatDogClassifier().compare()) == small
     assert list(CatDogClassifier(base_weights="x.h5").compare()) == list(program.RUNGS)
     for name, rungs in {"vgg16_weights_tf_dim_ordering_tf_kernels.h5": small,

@@ -1,0 +1,215 @@
+"""Calibrated confidences, "unsure" with a measured meaning, and photos sorted by the verdict."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import CatDogClassifier as program
+from CatDogClassifier import CatDogClassifier, certainty_of, cooled, fit_temperature, reliability, threshold_of
+from conftest import both, quick, tint
+
+
+def answers(temperature, count=20_000, classes=2, seed=0):
+    """Probabilities (N, K) that are right as often as they say once they are cooled by this temperature; labels (N, 1)."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (count, classes))
+    truth = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (truth.cumsum(axis=1) < rng.random((count, 1))).sum(axis=1)[:, None].astype(np.float32)
+    hot = np.exp(temperature * logits)
+    return hot / hot.sum(axis=1, keepdims=True), labels
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_by_which_answers_were_made_is_found(temperature, classes):
+    shares, labels = answers(temperature, classes=classes)
+    assert fit_temperature(shares, labels) == pytest.approx(temperature, rel=0.05)
+    assert reliability(cooled(shares, fit_temperature(shares, labels)), labels)["error"] < 0.015
+
+
+def test_a_net_that_was_always_right_does_not_become_certain():
+    shares, labels = both(np.array([0.1, 0.9] * 50)), np.array([0.0, 1.0] * 50, np.float32)[:, None]
+    assert cooled(shares, fit_temperature(shares, labels)).max() == pytest.approx(1 - 1 / 102, abs=1e-4)
+
+
+def test_cooling_divides_the_logits_and_keeps_the_answers():
+    shares = both(np.array([0.2, 0.5, 0.999]))
+    odds = np.log(shares[:, 1] / shares[:, 0]) / 3
+    assert cooled(shares, 3)[:, 1] == pytest.approx(1 / (1 + np.exp(-odds)))
+    assert cooled(both(np.array([0.0, 1.0])), 0.1) == pytest.approx(both(np.array([0.0, 1.0])))
+    assert cooled(shares, 1) is shares
+
+
+def test_the_calibration_error_is_the_mean_distance_of_confidence_and_share_right():
+    shares = both(np.array([0.95, 0.95, 0.95, 0.95, 0.3, 0.3]))  # confidences: four of 0.95, two of 0.7
+    labels = np.array([1, 1, 1, 0, 0, 1], np.float32)[:, None]
+    found = reliability(shares, labels, bins=10)
+    assert found["bins"] == [pytest.approx([0.7, 0.5, 2]), pytest.approx([0.95, 0.75, 4])]
+    assert found["error"] == pytest.approx((2 * 0.2 + 4 * 0.2) / 6)
+
+
+def test_a_threshold_leaves_as_few_as_it_can_with_so_few_errors():
+    confidences = [0.99, 0.98, 0.97, 0.9, 0.9, 0.8, 0.7, 0.6]
+    wrong = [False, False, True, False, True, False, False, True]
+    labels = np.array([[not bad] for bad in wrong], np.float32)
+    rows = certainty_of(both(np.array(confidences)), labels)
+    assert [row[1:] for row in rows] == [[0, 1], [0, 2], [1, 3], [2, 5], [2, 6], [2, 7], [3, 8]]  # 0.9 is there twice
+    assert threshold_of(rows, 0.0) == (0.98, 0.0, pytest.approx(6 / 8))
+    assert threshold_of(rows, 0.3) == (0.7, pytest.approx(2 / 7), pytest.approx(1 / 8))
+    assert threshold_of(rows, 0.5)[0] == 0.6
+    assert threshold_of(rows[2:], 0.1) == (1.1, 0.0, 1.0)
+    many = certainty_of(both(np.linspace(0.6, 1, 1000)), np.ones((1000, 1), np.float32))
+    assert (len(many), many[-1]) == (256, [pytest.approx(0.6), 0, 1000])
+
+
+def test_after_training_confidences_are_calibrated_and_the_weights_know(dataset, tmp_path):
+    classifier = quick(tmp_path, dataset=str(dataset))
+    classifier.train()
+    found = classifier.summary["calibration"]
+    assert found["photos"] == "test"
+    classifier.temperature = 1.0
+    raw = classifier._shares(*classifier.validation)
+    temperature = fit_temperature(raw, classifier.validation[1])
+    assert found["temperature"] == pytest.approx(temperature, abs=1e-4)
+    assert found["before"] == reliability(classifier._shares(*classifier.test), classifier.test[1])
+    other = CatDogClassifier(weights=str(tmp_path / "net.h5"), quiet=True)
+    rows = other.predict(dataset / "validation")
+    assert [row.probabilities["dog"] for row in rows] == pytest.approx(cooled(raw, temperature)[:, 1].tolist(), abs=1e-6)
+    assert other.certainty[-1][2] == 12
+    assert (tmp_path / "net_reliability.png").exists()
+
+
+@pytest.fixture
+def doubtful(weights, tmp_path):
+    """Weights that answer red photos with cat and blue ones with dog; sure above 0.9 only."""
+    classifier = CatDogClassifier(weights=weights, quiet=True)
+    classifier.load_weights()
+    classifier.settings = program.replace(classifier.settings, weights=str(tmp_path / "doubtful.h5"))
+    classifier.certainty, classifier.temperature = [[0.9, 0, 90], [0.5, 5, 100]], 1.0
+    classifier.save_weights()
+    red, blue = (np.asarray(tint(label, np.random.default_rng(0)), float) for label in ("cat", "dog"))
+    mixed = [(share * red + (1 - share) * blue).astype(np.uint8) for share in np.linspace(0, 1, 41)]
+    (tmp_path / "holiday").mkdir()
+    for share, photo in enumerate(mixed):
+        Image.fromarray(photo).save(tmp_path / "holiday" / f"{share}.png")
+    unsure = min(classifier.predict(tmp_path / "holiday"), key=lambda row: row.confidence)
+    os.rename(unsure.path, tmp_path / "holiday" / "both.png")
+    for name, share in (("blue", 0), ("red", 40)):
+        os.rename(tmp_path / "holiday" / f"{share}.png", tmp_path / "holiday" / f"{name}.png")
+    for path in (tmp_path / "holiday").glob("[0-9]*.png"):
+        path.unlink()
+    return tmp_path / "doubtful.h5"
+
+
+def test_unsure_is_a_verdict_and_the_label_stays(doubtful, run, tmp_path):
+    line = ["-d", tmp_path / "holiday", "--weights", doubtful]
+    rows = {Path(row["path"]).stem: row for row in map(json.loads, run(*line, "--unsure", 0.02, "--json")[1].splitlines())}
+    confidences = {name: row["confidence"] for name, row in rows.items()}
+    assert confidences["both"] < 0.9 < min(confidences["red"], confidences["blue"])  # or else this tests nothing
+    assert {name: row["verdict"] for name, row in rows.items()} == {"red": "cat", "blue": "dog", "both": "unsure"}
+    assert {row["label"] for row in rows.values()} <= {"cat", "dog"}
+    code, out, err = run(*line, "--unsure", 0.02)
+    assert code == 0
+    assert f"unsure   {program.percent(confidences['both']):>7}  {tmp_path / 'holiday' / 'both.png'}  ({rows['both']['label']}?)" in out
+    assert "Below 90.0 % it says unsure: on the validation photos 0.0 % of its other answers were wrong, and 10.0 %" in err
+    assert "3 files: 1 cat, 1 dog, 1 unsure, 0 unreadable" in err
+    table = list(csv.DictReader(io.StringIO(run(*line, "--unsure", 0.02, "--csv")[1])))
+    assert [row["verdict"] for row in table] == ["dog", "unsure", "cat"]
+    assert [row.split()[0] for row in run(*line)[1].splitlines()] == ["dog", rows["both"]["label"], "cat"]
+    assert [row.verdict for row in CatDogClassifier(weights=str(doubtful), unsure=0.05).predict(tmp_path / "holiday")].count("unsure") == 0
+
+
+def test_weights_that_do_not_know_how_sure_they_are_say_so(weights, run, tmp_path):
+    classifier = CatDogClassifier(weights=weights, quiet=True)
+    classifier.load_weights()
+    classifier.settings = program.replace(classifier.settings, weights=str(tmp_path / "old.h5"))
+    classifier.certainty = []
+    classifier.save_weights()
+    tint("cat", np.random.default_rng(0)).save(tmp_path / "a.png")
+    code, out, err = run("-f", tmp_path / "a.png", "--weights", tmp_path / "old.h5", "--unsure", 0.1)
+    assert (code, out) == (1, "")
+    assert "old.h5 does not say how far it can be relied on" in err
+
+
+@pytest.mark.parametrize("facts", [{"temperature": 0}, {"temperature": "1"}, {"certainty": [[0.9, 1]]}, {"certainty": {}},
+                                   {"certainty": [["a", 1, 2]]}, {"temperature": float("nan")}])
+def test_damaged_facts_are_refused(facts):
+    with pytest.raises(ValueError, match="damaged"):
+        program.read_facts(json.dumps(facts))
+
+
+# --sort-into. ----------------------------------------------------------------------------------------------------------
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+
+
+def test_photos_are_copied_by_verdict_and_the_source_stays_as_it_is(doubtful, run, tmp_path):
+    holiday, target = tmp_path / "holiday", tmp_path / "sorted"
+    (holiday / "day 2").mkdir()
+    shutil.copy(holiday / "blue.png", holiday / "day 2" / "red.png")  # another photo with the name of one
+    (holiday / "broken.jpg").write_bytes(b"no photo")
+    os.utime(holiday / "red.png", (1_000_000_000, 1_000_000_000))
+    before = tree(holiday)
+    line = ["-d", holiday, "--weights", doubtful, "--unsure", 0.02, "--sort-into", target]
+    code, out, err = run(*line, "--dry-run")
+    assert code == 1  # one cannot be read
+    assert not target.exists()
+    assert f"-> {target / 'cat' / 'red.png'}" in out
+    assert "4 would be copied, 0 there already" in err
+    code, _, err = run(*line, "--json")
+    assert sorted(tree(target)) == ["cat/red.png", "dog/blue.png", "dog/red.png", "unsure/both.png"]
+    assert tree(target)["dog/red.png"] == before["day 2/red.png"]
+    assert (target / "cat" / "red.png").stat().st_mtime == 1_000_000_000
+    assert "4 copied, 0 there already" in err
+    assert tree(holiday) == before
+    _, out, err = run(*line, "--json")  # once more: nothing is copied twice
+    assert "0 copied, 4 there already" in err
+    assert json.loads(out.splitlines()[0])["copy"] == str(target / "dog" / "blue.png")
+    assert len(tree(target)) == 4
+
+
+def test_nothing_is_overwritten(doubtful, run, tmp_path):
+    holiday, target = tmp_path / "holiday", tmp_path / "sorted"
+    for path in ("cat/red.png", "cat/red-2.png", "dog/blue.png.part"):
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        (target / path).write_bytes(b"mine")
+    (target / "dog" / "blue.png").symlink_to(tmp_path / "nowhere.png")
+    run("-d", holiday, "--weights", doubtful, "--sort-into", target)
+    assert tree(target)["cat/red.png"] == tree(target)["cat/red-2.png"] == tree(target)["dog/blue.png.part"] == b"mine"
+    assert tree(target)["cat/red-3.png"] == (holiday / "red.png").read_bytes()
+    assert tree(target)["dog/blue-2.png"] == (holiday / "blue.png").read_bytes()
+    assert not (tmp_path / "nowhere.png").exists()
+
+
+def test_a_class_that_leads_out_of_the_folder_is_refused(weights, run, tmp_path):
+    classifier = CatDogClassifier(weights=weights, quiet=True)
+    classifier.load_weights()
+    classifier.settings, classifier.classes = program.replace(classifier.settings, weights=str(tmp_path / "x.h5")), ("../a", "../b")
+    classifier.save_weights()
+    (tmp_path / "in").mkdir()
+    tint("cat", np.random.default_rng(0)).save(tmp_path / "in" / "a.png")
+    code, _, err = run("-d", tmp_path / "in", "--weights", tmp_path / "x.h5", "--sort-into", tmp_path / "out" / "deep")
+    assert code == 1
+    assert "the class ../a cannot be the name of a folder" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("flags", "expected"), [
+    (["--sort-into", "x"], "--sort-into goes with -d"), (["-d", "holiday", "--sort-into", "holiday/sorted"], "lies inside holiday"),
+    (["-d", "holiday", "--dry-run"], "--dry-run goes with --sort-into"), (["--unsure", "0.1"], "--unsure goes with -f, -d"),
+    (["-d", "holiday", "--unsure", "2"], "--unsure must lie between 0 and 1")])
+def test_flags_that_do_not_go_together(flags, expected, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("holiday")
+    code, out, err = run(*flags)
+    assert (code, out) == (2, "")
+    assert expected in err
