@@ -98,6 +98,7 @@ ENOUGH_EPOCHS = 10  # for a net that only guesses to be said not to learn
 MAX_FILE, MAX_ITEMS, MAX_DEPTH, MAX_TEXT, MAX_TEXTS = 1_000_000_000, 10_000, 9, 65_536, 512
 MAX_CLASSES = 100  # so that what is said of each fits into such a text
 MAX_SEEN = 100_000  # photos that a weights file remembers
+DIRECTIONS, TURNED_AWAY = 32, 0.005  # that say what is familiar to a net; the share of validation photos that are not
 DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped drawings
 
 # What lies beside the weights NAME.h5: NAME_history.csv, ...
@@ -2216,11 +2217,55 @@ def shares_of(answers):
     return np.concatenate([1 - answers, answers], axis=1) if answers.shape[1] == 1 else answers
 
 
+def outputs(model, photos):
+    """What a net makes of uint8 photos (N, size, size, 3): float32 (N, ...)."""
+    if not len(photos):
+        return np.empty((0, *model.output_shape[1:]), np.float32)
+    return model.predict_on_batch(scaled(photos, model.input_shape[-1]))
+
+
 def forward(model, photos):
     """The probabilities of all classes for uint8 photos (N, size, size, 3): float64 (N, K)."""
-    if not len(photos):
-        return shares_of(np.empty((0, model.output_shape[-1])))
-    return shares_of(model.predict_on_batch(scaled(photos, model.input_shape[-1])))
+    return shares_of(outputs(model, photos))
+
+
+def described(model):
+    """A net that describes photos by what its convolutions answer on average: (N, F), each row of length 1.
+
+    The averages of each layer have the same length, whatever their number; of a pretrained base only its last maps
+    count, which know most. None for a net without convolutions.
+    """
+    import keras
+    from keras import layers
+
+    pretrained = any(layer.name == "pixels" for layer in model.layers)
+    maps = [layer.output for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    maps = [model.get_layer("flatten").input] if pretrained else maps
+    rows = [layers.UnitNormalization(dtype="float32")(keras.ops.mean(keras.ops.cast(each, "float32"), axis=(1, 2))
+                                                      if len(each.shape) == 4 else each) for each in maps]
+    if not rows:
+        return None
+    whole = layers.UnitNormalization(dtype="float32")(layers.Concatenate()(rows) if len(rows) > 1 else rows[0])
+    return keras.Model(model.inputs[0], whole)
+
+
+def familiar(descriptions):
+    """The directions, (DIRECTIONS, F), that descriptions of photos, (N, F), each of length 1, have most in common."""
+    return np.linalg.svd(descriptions, full_matrices=False)[2][:DIRECTIONS].astype(np.float32)
+
+
+def watchful(model, directions):
+    """A net whose answers have one more column: how strange each photo is to it, 0..1.
+
+    That is how much of its description, see `described`, points in none of the `familiar` directions.
+    """
+    import keras
+
+    seeing = described(model)
+    known = keras.layers.Dense(len(directions), use_bias=False, dtype="float32", name="familiar")
+    strange = 1 - keras.ops.norm(known(seeing.output), axis=1, keepdims=True)
+    known.set_weights([directions.T])
+    return keras.Model(model.inputs[0], keras.ops.concatenate([model.outputs[0], strange], axis=1))
 
 
 # ======================================================================================================================
@@ -2874,20 +2919,22 @@ def show_pictures(paths):
 DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError, SystemError)
 
 
-def pack_weights(model, facts, seen=()):
+def pack_weights(model, facts, seen=(), directions=None):
     """The weights of a model as an HDF5 file in bytes, in the layout that load_weights of Keras 2 and 3 reads.
 
     Per layer one group with its arrays; what is known about the net as JSON in the attribute "catdogclassifier", and a
     digest of that and of all arrays, for HDF5 itself has none. `seen` are the `marks` of the photos that it learned
-    from.
+    from, `directions` what is `familiar` to it.
     """
     import h5py
 
     buffer, about = io.BytesIO(), json.dumps(facts).encode()
+    more = {"seen": np.asarray(seen, np.int64)} | ({} if directions is None else {"directions": directions})
     with h5py.File(buffer, "w") as file:
         file.attrs["catdogclassifier"] = np.bytes_(about)
-        file.attrs["digest"] = np.bytes_(digest(about, [*map(np.asarray, model.weights), np.asarray(seen, np.int64)]))
-        file.create_dataset("seen", data=np.asarray(seen, np.int64))
+        file.attrs["digest"] = np.bytes_(digest(about, [*map(np.asarray, model.weights), *more.values()]))
+        for name, array in more.items():
+            file.create_dataset(name, data=array)
         file.attrs["backend"], file.attrs["keras_version"] = "tensorflow", facts["versions"]["keras"]
         file.attrs["layer_names"] = np.array([layer.name for layer in model.layers], "S")
         for layer in model.layers:
@@ -2925,7 +2972,7 @@ def unpack_weights(path, model):
                 raise WeightsError(f"{path} holds the weights of another net", "Train anew, or name another --weights")
             about, arrays = read_attribute(file, "catdogclassifier"), [array[()] for array in stored]
             ours, seal = [(layer.name, name) for layer in model.layers for name in weight_names(layer)], "digest"
-            content = [*arrays, *stored_marks(file)]
+            content = [*arrays, *stored_extras(file).values()]
             whole = names == ours and about and read_attribute(file, seal) == [digest(about[0], content).encode()]
             if not whole and (about or seal in file.attrs or names == ours):  # or else it is of another program
                 raise ValueError("it has been damaged or changed")
@@ -3011,29 +3058,37 @@ def stored_arrays(root, limit):
     return [(layer.decode(), name.decode()) for layer, name in names], [root[layer][name] for layer, name in names]
 
 
-def stored_marks(file):
-    """The marks of the photos that the net of a weights file learned from, [int64 (N,)]; [] without any."""
-    found = file.get("seen")
-    if found is None or found.shape is None or len(found.shape) != 1 or not 0 < found.shape[0] <= MAX_SEEN:
-        return []
-    return [found[()]] if found.dtype == np.int64 else []
+# What a weights file may hold besides weights: its type, and how long it may be in each dimension.
+EXTRAS = {"seen": (np.int64, (MAX_SEEN,)), "directions": (np.float32, (DIRECTIONS, 10_000))}
 
 
-def marks_in(path):
-    """The marks of the photos that the net of a weights file learned from, int64 (N,); none where it does not say."""
+def stored_extras(file):
+    """Those of EXTRAS that a weights file holds: {name: array}."""
+    found = {}
+    for name, (kind, limits) in EXTRAS.items():
+        stored = file.get(name)
+        shape = getattr(stored, "shape", None) or ()
+        if len(shape) == len(limits) and all(0 < length <= most for length, most in zip(shape, limits, strict=True)):
+            found |= {name: stored[()]} if stored.dtype == kind else {}
+    return found
+
+
+def extras_of(path):
+    """What a weights file holds besides weights: the `marks` of its photos, and what is `familiar` to it, or None."""
     import h5py
 
+    found = {}
     with contextlib.suppress(*DAMAGED), open_regular(path, MAX_FILE) as opened, h5py.File(opened, "r") as file:
         check_plain(file, opened)
-        return (stored_marks(file) or [np.empty(0, np.int64)])[0]
-    return np.empty(0, np.int64)
+        found = stored_extras(file)
+    return found.get("seen", np.empty(0, np.int64)), found.get("directions")
 
 
 def read_facts(about):
     """What a weights file says about its net, with the tutorial's answers where it says nothing. Raises ValueError."""
     facts = json.loads(about)
     facts = {"rung": "default", "base": None, "classes": ["cat", "dog"], "drawings": False, "summary": {},
-             "temperature": 1.0, "certainty": [], **facts}
+             "temperature": 1.0, "certainty": [], "strange": 2.0, **facts}
     classes, rung, base = facts["classes"], facts["rung"], facts["base"]
     if not (isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)):
         raise ValueError("its class names are damaged")
@@ -3041,6 +3096,7 @@ def read_facts(about):
     sound = isinstance(rows, list) and all(isinstance(row, list) and len(row) == 3 for row in rows)
     sound = sound and all(isinstance(number, plain) and number >= 0 for row in rows for number in row)
     sound = sound and isinstance(facts["temperature"], plain) and 0 < facts["temperature"] < 1000
+    sound = sound and isinstance(facts["strange"], plain) and facts["strange"] >= 0
     if not isinstance(facts["summary"], dict) or not sound:
         raise ValueError("what it says about itself is damaged")
     known = rung in list(RUNGS) and (not RUNGS[rung].base or base in list(BASES))  # in lists: they may be anything
@@ -3086,8 +3142,8 @@ def pack_litert(model):
         return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
 
-def litert_forward(content, batch_size=4):
-    """A function like `forward` from a LiteRT file: uint8 (N, size, size, 3) -> float64 (N, K)."""
+def litert_outputs(content, batch_size=4):
+    """A function like `outputs` from a LiteRT file: uint8 (N, size, size, 3) -> float32 (N, ...)."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
@@ -3101,15 +3157,15 @@ def litert_forward(content, batch_size=4):
         interpreter.invoke()
         return interpreter.get_tensor(wanted["index"])
 
-    def forward(photos):
-        """The probabilities of the classes for photos, a few at a time."""
+    def outputs(photos):
+        """What the net makes of photos, a few at a time."""
         batches = [photos[i : i + batch_size] for i in range(0, len(photos), batch_size)]
         parts = [answer(scaled(batch, given["shape"][-1])) for batch in batches]
-        return shares_of(np.concatenate(parts) if parts else np.empty((0, wanted["shape"][-1])))
+        return np.concatenate(parts) if parts else np.empty((0, wanted["shape"][-1]), np.float32)
 
     with hushed():  # it announces its delegate; and if it cannot answer, that shows here
         answer(np.zeros(given["shape"], np.float32))
-    return forward
+    return outputs
 
 
 def pack_history(history):
@@ -3138,7 +3194,7 @@ def read_history(path):
 class Prediction:
     """The answer for one photo: the likeliest label and its probability, or the reason why there is none.
 
-    The verdict is the label, or "unsure".
+    The verdict is the label, "unsure", or for what is too strange to the net "neither".
     """
 
     path: str
@@ -3186,7 +3242,7 @@ class CatDogClassifier:
         """Go on with this model, about whose weights this is known."""
         self.model, self.facts, self.history, self.kept, self.summary = model, facts, None, 0, {}
         self._litert, self._run, self.seen, self.recipe = None, None, np.empty(0, np.int64), {}
-        self.temperature, self.certainty = 1.0, []
+        self.temperature, self.certainty, self.strange, self.directions, self._watcher = 1.0, [], 2.0, None, None
 
     def _build(self, policy):
         """A net of the present rung, its weights random."""
@@ -3470,18 +3526,48 @@ class CatDogClassifier:
             self.console.say(f"Going on after epoch {done} of an unfinished training (--fresh starts over).")
         self.console.say("Ctrl-C stops and keeps the best so far.")
 
-    def _calibrate(self):
-        """Fit the temperature on the validation photos; how far confidences agree, on the test photos if there are any.
-
-        A dict: `temperature`, `photos`, and `before` and `after`, see `reliability`.
-        """
+    def _judge(self):
+        """Calibrate the best epoch, and score it on the validation photos and on test photos if there are any."""
+        parts = {"validation": self.validation} | ({"test": self.test} if self.test else {})
         self.temperature = 1.0
-        told, photos = ("test", self.test) if self.test else ("validation", self.validation)
-        before, shares = reliability(self._shares(*photos), photos[1]), self._shares(*self.validation)
-        self.temperature = fit_temperature(shares, self.validation[1])
-        self.certainty = certainty_of(cooled(shares, self.temperature), self.validation[1])
-        return {"temperature": round(self.temperature, 4), "photos": told, "before": before,
-                "after": reliability(self._shares(*photos), photos[1])}
+        shares, labels = {}, {part: truth for part, (_, truth) in parts.items()}
+        for part, photos in parts.items():
+            shares[part] = self._shares(*photos)
+        self.summary["calibration"] = self._calibrate(shares, labels)
+        for part in parts:
+            self.summary[part] = score(cooled(shares[part], self.temperature), labels[part])
+
+    def _calibrate(self, shares, labels):
+        """Fit the temperature on the validation photos, and what is familiar; how far confidences agree then.
+
+        `shares` and `labels` are those of "validation" and, where there are such photos, "test". A dict: `temperature`,
+        `photos`, those it was judged on, and `before` and `after`, see `reliability`.
+        """
+        part = "test" if "test" in shares else "validation"
+        self.temperature = fit_temperature(shares["validation"], labels["validation"])
+        self.certainty = certainty_of(cooled(shares["validation"], self.temperature), labels["validation"])
+        self._know_own_kind()
+        after = reliability(cooled(shares[part], self.temperature), labels[part])
+        return {"temperature": round(self.temperature, 4), "photos": part,
+                "before": reliability(shares[part], labels[part]), "after": after}
+
+    def _know_own_kind(self, most=1000):
+        """Find what is familiar in the training photos, and how strange validation photos may be."""
+        seeing = described(self.predictor)
+        if seeing is None:
+            return
+
+        def descriptions(photos):
+            """Those of photos, a batch at a time."""
+            batches = make_batches(in_channels(photos, RUNGS[self.rung].channels), np.zeros((len(photos), 1)), 64)
+            return seeing.predict(batches, verbose=0)
+
+        photos = self.training[0]
+        some = np.sort(np.random.default_rng(0).permutation(len(photos))[:most])
+        self.directions = familiar(descriptions(photos[some]))
+        strange = 1 - np.linalg.norm(descriptions(self.validation[0]) @ self.directions.T, axis=1)
+        margin = np.ptp(strange) / np.sqrt(len(strange))  # few photos do not show how strange the strangest may be
+        self.strange = float(np.quantile(strange, 1 - TURNED_AWAY) + margin)
 
     def _finish(self, training):
         """After training: write history and curves, score the best epoch, save it once more with what is now known."""
@@ -3495,15 +3581,12 @@ class CatDogClassifier:
                         "device": self.device.name, "precision": self.precision, "drawings": self.drawings,
                         "rung": self.rung, "parameters": self.model.count_params()}
         if training.ending != "interrupted":
-            found = self.summary["calibration"] = self._calibrate()
-            figure = functools.partial(draw_reliability, found["before"], found["after"], f"{found['photos']} photos")
-            self.files += filter(None, [self._write_beside(RELIABILITY, lambda: pack_figure(figure()))])
-            self.summary["validation"] = self._score(*self.validation)
+            self._judge()
+            self.files += filter(None, [self._write_beside(RELIABILITY, lambda: pack_figure(self.showReliability()))])
             if progress.epochs >= ENOUGH_EPOCHS:
                 self.summary["learned"] = better_than_guessing(self.summary["validation"])
             if self.summary["learned"] is False:
                 self.summary["overfitted_from"] = None
-            self.summary["test"] = self._score(*self.test) if self.test else None
         self.save_weights()
         if training.ending != "interrupted":
             beside(weights, UNFINISHED).unlink(missing_ok=True)
@@ -3528,9 +3611,9 @@ class CatDogClassifier:
             "program": PROGRAM, "rung": self.rung, "base": self.base if RUNGS[self.rung].base else None,
             "classes": list(self.classes), "image_size": self.size, "drawings": self.drawings, "versions": versions,
             "run": self._run, "recipe": self.recipe, "summary": self.summary, "temperature": self.temperature,
-            "certainty": self.certainty,
+            "certainty": self.certainty, "strange": self.strange,
         }
-        write_whole(self.settings.weights, pack_weights(self.model, self.facts, self.seen))
+        write_whole(self.settings.weights, pack_weights(self.model, self.facts, self.seen, self.directions))
 
     def _keep_previous(self, path):
         """Keep the weights of an earlier training; but those of one that was not finished must not cost others."""
@@ -3567,8 +3650,10 @@ class CatDogClassifier:
         if (rung, about["base"]) != (self.rung, self.base):
             self._be(rung, about["base"] or self.base)
         self._take(model, facts)
-        self._as_loaded, self.seen = model.optimizer, marks_in(path)
+        self._as_loaded, (self.seen, self.directions) = model.optimizer, extras_of(path)
         self._know(facts)
+        if self.directions is not None and self.directions.shape[1] != described(model).output_shape[1]:
+            self.directions = None  # they are of another net
 
     def _check_rung(self, about, path):
         """Raise WeightsError when weights are of another net than the one asked for by name."""
@@ -3585,6 +3670,13 @@ class CatDogClassifier:
     def showLoss(self):
         """The Figure of the loss over the epochs. Raises TrainingError before any training."""
         return self._curves("loss", "Loss")
+
+    def showReliability(self):
+        """The Figure of how far confidences agree with the share that is right. Raises TrainingError without any."""
+        found = self.summary.get("calibration")
+        if not found:
+            raise TrainingError("it is not known yet how far its confidences can be relied on", "Call train() first")
+        return draw_reliability(found["before"], found["after"], f"{found['photos']} photos")
 
     def _curves(self, name, title):
         if not (self.history and self.history.history):
@@ -3613,8 +3705,28 @@ class CatDogClassifier:
         """
         if self.model is None and self.answering_policy == "float32" and find_spec("ai_edge_litert"):
             self._litert = self._litert or self._open_litert()
-        uncalibrated = (self.model is None and self._litert) or functools.partial(forward, self.predictor)
-        return lambda photos: cooled(uncalibrated(photos), self.temperature)
+        if self.model is not None or not self._litert:
+            self.predictor  # noqa: B018 (it loads what is in the weights file)
+        return lambda photos: self._see(photos)[0]
+
+    def _see(self, photos):
+        """The probabilities of the classes for photos, (N, K), and how strange each of them is to the net, (N,)."""
+        if self.model is None and self._litert:
+            found, watchful = self._litert(photos), self.facts["watchful"]
+        else:
+            found, watchful = outputs(self.watcher, photos), self.directions is not None
+        found, strange = (found[:, :-1], found[:, -1]) if watchful else (found, np.zeros(len(found)))
+        return cooled(shares_of(found), self.temperature), strange
+
+    @property
+    def watcher(self):
+        """The `predictor`, watchful where it is known what is familiar to it."""
+        model, directions = self.predictor, self.directions
+        if directions is None:
+            return model
+        if self._watcher is None or self._watcher[0] is not model or self._watcher[1] is not directions:
+            self._watcher = model, directions, watchful(model, directions)
+        return self._watcher[2]
 
     def _open_litert(self):
         """The weights file on LiteRT; None where that fails. Converted once, a cache keeps it as long as they match."""
@@ -3623,16 +3735,17 @@ class CatDogClassifier:
         found = read_cache(name, state)
         if not found and state and can_write_cache():
             source = CatDogClassifier(**self._given)
-            found = self._convert(source.predictor, source.facts, name, state)
+            watcher, watchful = source.watcher, source.directions is not None
+            found = self._convert(watcher, {**source.facts, "watchful": watchful}, name, state)
         try:
-            forward, facts = litert_forward(found[0].tobytes()), found[1]
+            outputs, facts = litert_outputs(found[0].tobytes()), found[1]
         except Exception:  # noqa: BLE001 (whatever an optional library fails with, there is Keras)
             return None
         self._check_rung(facts, weights)
         self._be(facts["rung"], facts["base"] or self.base)
-        self.facts = facts
+        self.facts = {"watchful": False, **facts}
         self._know(facts)
-        return forward
+        return outputs
 
     def _state_of_weights(self):
         """What a conversion of the weights file is made from: its content, and what is asked for; None without one."""
@@ -3653,7 +3766,7 @@ class CatDogClassifier:
     def _know(self, facts):
         """Answer with the classes of these weights, as sure as they are found to be."""
         self.classes, self.drawings = tuple(facts["classes"]), bool(facts["drawings"])
-        self.temperature, self.certainty = facts["temperature"], facts["certainty"]
+        self.temperature, self.certainty, self.strange = facts["temperature"], facts["certainty"], facts["strange"]
 
     def threshold(self):
         """From which confidence on it answers, by `unsure` of the Settings: see `threshold_of`. Raises WeightsError."""
@@ -3678,9 +3791,6 @@ class CatDogClassifier:
         return {**score(shares, labels), **rates(table), "classes": list(self.classes), "confusion": table.tolist(),
                 "seen": known_among(fingerprints(photos)[1], self.seen)}
 
-    def _score(self, photos, labels):
-        return score(self._shares(photos, labels), labels)
-
     def _shares(self, photos, labels):
         """The probabilities of the classes for photos, float64 (N, K)."""
         batches = make_batches(in_channels(photos, RUNGS[self.rung].channels), labels, 64)
@@ -3695,7 +3805,8 @@ class CatDogClassifier:
         """
         model, path = self.predictor, os.fspath(path)
         photo, whole = read_photo(path, self.size), view(path, 490)
-        answer = self._prediction(path, self.answer(photo[None])[0].tolist(), self.threshold()[0])
+        (shares,), (strange,) = (found.tolist() for found in self._see(photo[None]))
+        answer = self._prediction(path, shares, strange, self.threshold()[0])
         heat = grad_cam(model, photo, self.classes.index(answer.label))
         told = f"{answer.label} {percent(answer.confidence)}, and where it sees that, from blue to red"
         two = in_grid(np.stack([whole, overlaid(whole, heat)], axis=2), columns=2, gap=20)
@@ -3853,23 +3964,25 @@ class CatDogClassifier:
 
     def predict_each(self, paths, batch_size=64):
         """Like `predict` for any iterable of paths, but yields each Prediction as soon as it is known."""
-        answer, (least, *_), reads = self.answer, self.threshold(), read_photos(map(os.fspath, paths), self.size)
+        self.answer  # noqa: B018 (it loads the weights)
+        (least, *_), reads = self.threshold(), read_photos(map(os.fspath, paths), self.size)
         while chunk := list(itertools.islice(reads, batch_size)):
-            answers = answer([photo for _, photo in chunk if not isinstance(photo, PhotoError)])
+            answers, strange = self._see([photo for _, photo in chunk if not isinstance(photo, PhotoError)])
             if not np.isfinite(answers).all():
                 raise WeightsError(f"{self.source} gives answers that are no numbers", "Train anew")
-            answers = iter(answers.tolist())
+            answers = zip(answers.tolist(), strange.tolist(), strict=True)
             for path, photo in chunk:
                 if isinstance(photo, PhotoError):
                     yield Prediction(path, error=str(photo))
                 else:
-                    yield self._prediction(path, next(answers), least)
+                    yield self._prediction(path, *next(answers), least)
 
-    def _prediction(self, path, shares, least=0.0):
-        """The Prediction for a photo whose probabilities of the classes are known; below the `least` it is unsure."""
+    def _prediction(self, path, shares, strange, least):
+        """The Prediction for a photo with these probabilities of the classes, so strange; below the `least` unsure."""
         probabilities = dict(zip(self.classes, shares, strict=True))
         label = max(probabilities, key=probabilities.get)
         verdict = label if probabilities[label] >= least else "unsure"
+        verdict = "neither" if strange > self.strange else verdict
         return Prediction(path, label, probabilities[label], verdict, probabilities)
 
 
@@ -3919,7 +4032,7 @@ def build_parser():
     for setting in fields(Settings):
         add_setting(group, setting)
     group.add_argument("--sort-into", metavar="DIR",
-                       help="-d: copy each photo into DIR/cat, DIR/dog, or with --unsure DIR/unsure")
+                       help="-d: copy each photo into DIR/cat, DIR/dog, DIR/neither, or with --unsure DIR/unsure")
     group.add_argument("--dry-run", action="store_true", help="--sort-into: show what would be copied where")
     group.add_argument("--split", metavar="T,V,T", help="--prepare, --download: photos per class, or shares, to train, "
                        f"to validate and to test (default: {SPLIT})")
@@ -4094,7 +4207,8 @@ def answered_by(classifier):
 
 def count_line(counts, classes, unread, ignored):
     """What became of all the files: "8 files: 5 cat, 2 dog, 1 unreadable (.heic 1)", and how many were ignored."""
-    parts = [f"{counts[name]} {printable(name)}" for name in (*classes, *(["unsure"] if counts["unsure"] else []))]
+    others = [verdict for verdict in ("unsure", "neither") if counts[verdict]]
+    parts = [f"{counts[name]} {printable(name)}" for name in (*classes, *others)]
     parts.append(f"{unread.total()} unreadable" + (f" ({tally(unread)})" if unread else ""))
     return f"{counts.total() + ignored.total()} files: {', '.join([*parts, *told(ignored)])}"
 

@@ -516,7 +516,7 @@ def test_without_litert_everything_works_as_before(absent, own_cache, trained, u
     elif absent == "broken":
         monkeypatch.setattr(program, "pack_litert", lambda model: 1 / 0)
     elif absent == "unwilling":
-        monkeypatch.setattr(program, "litert_forward", lambda content: 1 / 0)
+        monkeypatch.setattr(program, "litert_outputs", lambda content: 1 / 0)
     else:
         own_cache.parent.write_bytes(b"a file where the folder should be")
         monkeypatch.setattr(program, "pack_litert", lambda model: pytest.fail("converted in vain"))

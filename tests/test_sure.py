@@ -14,6 +14,8 @@ from PIL import Image
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier, certainty_of, cooled, fit_temperature, reliability, threshold_of
 from conftest import both, quick, tint
+from test_inside import by_hand
+from test_ladder import net
 
 
 def answers(temperature, count=20_000, classes=2, seed=0):
@@ -92,7 +94,7 @@ def doubtful(weights, tmp_path):
     classifier = CatDogClassifier(weights=weights, quiet=True)
     classifier.load_weights()
     classifier.settings = program.replace(classifier.settings, weights=str(tmp_path / "doubtful.h5"))
-    classifier.certainty, classifier.temperature = [[0.9, 0, 90], [0.5, 5, 100]], 1.0
+    classifier.certainty, classifier.temperature, classifier.strange = [[0.9, 0, 90], [0.5, 5, 100]], 1.0, 2.0
     classifier.save_weights()
     red, blue = (np.asarray(tint(label, np.random.default_rng(0)), float) for label in ("cat", "dog"))
     mixed = [(share * red + (1 - share) * blue).astype(np.uint8) for share in np.linspace(0, 1, 41)]
@@ -143,6 +145,73 @@ def test_weights_that_do_not_know_how_sure_they_are_say_so(weights, run, tmp_pat
 def test_damaged_facts_are_refused(facts):
     with pytest.raises(ValueError, match="damaged"):
         program.read_facts(json.dumps(facts))
+
+
+# Neither. --------------------------------------------------------------------------------------------------------------
+
+
+def coloured(red, blue):
+    """A photo that the net of `by_hand` sees so much red and blue in, 0..1."""
+    return np.broadcast_to(np.uint8([red * 255, 0, blue * 255]), (4, 4, 3))
+
+
+def test_strange_is_what_points_in_no_familiar_direction():
+    model = by_hand()
+    photos = [coloured(0.2, 0), coloured(1, 0), coloured(0, 1), coloured(0.6, 0.8)]
+    seen = program.outputs(program.described(model), np.stack(photos))
+    assert seen == pytest.approx(np.float32([[1, 0], [1, 0], [0, 1], [0.6, 0.8]]), abs=1e-5)
+    directions = program.familiar(seen[:2])
+    assert np.abs(directions[:1]) == pytest.approx(np.float32([[1, 0]]), abs=1e-6)
+    found = program.outputs(program.watchful(model, directions[:1]), np.stack(photos))
+    assert found[:, 1] == pytest.approx([0, 0, 1, 1 - 0.6], abs=1e-5)
+    assert found[:, 0] == pytest.approx(program.forward(model, np.stack(photos))[:, 1], abs=1e-6)
+
+
+def test_a_base_is_described_by_its_last_maps_and_a_net_without_convolutions_not_at_all():
+    assert program.described(net("frozen")).output_shape == (None, 256)
+    assert program.described(net("default")).output_shape == (None, 32 + 64 + 128 + 128 + 256)
+    assert program.described(net("signs")) is None
+
+
+def test_what_is_unlike_the_training_photos_is_neither(trained, run, tmp_path):
+    weights, stripes = trained.settings.weights, np.zeros((24, 24, 3), np.uint8)
+    stripes[::4, :, 1] = 255
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    tint("dog", np.random.default_rng(9)).save(tmp_path / "dog.png")
+    rows = [json.loads(row) for row in run("-d", tmp_path, "--weights", weights, "--json")[1].splitlines()]
+    assert [row["verdict"] for row in rows] == ["dog", "neither"]
+    assert rows[1]["label"] in ("cat", "dog")
+    _, out, err = run("-d", tmp_path, "--weights", weights)
+    assert f"stripes.png  ({rows[1]['label']}?)" in out
+    assert "2 files: 0 cat, 1 dog, 1 neither, 0 unreadable" in err
+
+
+def test_hardly_any_validation_photo_is_neither(trained):
+    strange = trained._see(trained.validation[0])[1]
+    assert (strange > trained.strange).sum() <= np.ceil(program.TURNED_AWAY * len(strange))
+    assert trained.directions.shape == (32, 608)
+
+
+def test_litert_finds_the_same_photos_strange(trained, tmp_path, monkeypatch):
+    pytest.importorskip("ai_edge_litert.interpreter", reason="pip install ai-edge-litert")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    photos = np.random.default_rng(0).integers(0, 256, (6, 150, 150, 3), dtype=np.uint8)
+    quickly, plainly = (CatDogClassifier(weights=trained.settings.weights, quiet=True) for _ in range(2))
+    quickly.answer  # noqa: B018
+    plainly.load_weights()
+    assert quickly.model is None
+    for one, other in zip(quickly._see(photos), plainly._see(photos), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_directions_of_another_net_are_left_out(trained, tmp_path):
+    facts = {**trained.facts, "strange": 0.0}
+    path = tmp_path / "odd.h5"
+    path.write_bytes(program.pack_weights(trained.predictor, facts, (), np.eye(3, dtype=np.float32)))
+    other = CatDogClassifier(weights=str(path), quiet=True)
+    other.load_weights()
+    assert other.directions is None
+    assert {row.verdict for row in other.predict(trained.settings.dataset)} == {"cat", "dog"}
 
 
 # --sort-into. ----------------------------------------------------------------------------------------------------------
