@@ -116,6 +116,7 @@ ARCHIVE_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334a
 CHUNK = 1 << 18  # bytes of a download at a time
 BOX = Path(__file__).with_name("CatDogClassifier_pretrained.h5")  # weights that came with the program
 DIGITS = "keras.datasets.mnist"
+CLASS_INDEX_URL = "https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json"
 
 INSTALL = "Run: pip install -r requirements.txt"
 FASTER = "It need not be; with it the first answer comes many times sooner: pip install ai-edge-litert"
@@ -2178,17 +2179,59 @@ def head_of(model, settings):
 def pretrain(model, base, source):
     """Put pretrained weights into the base of a model: from a file, "imagenet" by downloading them, or "none".
 
-    Keras prints what it downloads on stdout, which is for results. Raises WeightsError.
+    Raises WeightsError.
+    """
+    inner = base_of(model)
+    fill(inner, base, source, include_top=False, input_shape=inner.input_shape[1:], pooling=BASES[base].pooling)
+
+
+def imagenet_net(base, source):
+    """A whole net of keras.applications: (N, 224, 224, 3) in 0..1 -> logits of 1,000 classes. Raises WeightsError."""
+    import keras
+
+    kind, photos = BASES[base], keras.Input((224, 224, 3))
+    module = getattr(keras.applications, kind.module)
+    pixels = module.preprocess_input(keras.layers.Rescaling(255.0, dtype="float32", name="pixels")(photos))
+    model = getattr(module, kind.name)(weights=None, input_tensor=pixels, classifier_activation=None, **kind.options)
+    fill(model, base, source)
+    return model
+
+
+def imagenet_names(source):
+    """What the 1,000 classes are called: of the file beside weights from a file, else of one that Keras downloads.
+
+    Raises WeightsError.
     """
     import keras
 
-    kind, inner = BASES[base], base_of(model)
+    path = Path(source).with_name("imagenet_class_index.json")
+    try:
+        if source in ("imagenet", "none"):
+            with prints_on_stderr():
+                path = keras.utils.get_file(path.name, CLASS_INDEX_URL, cache_subdir="models")
+        with open_regular(path, 1_000_000) as file:
+            index = json.load(file)
+        return [index[str(place)][1].replace("_", " ") for place in range(1000)]
+    except Exception as error:  # noqa: BLE001 (Keras raises plain ones)
+        why = reason(error) if isinstance(error, OSError) else str(error).partition("\n")[0][:200]
+        raise WeightsError(f"the names of the classes cannot be had from {path}: {why}") from None
+
+
+def prints_on_stderr():
+    """Keras prints what it downloads on stdout, which is for results."""
+    return contextlib.redirect_stdout(sys.stderr if sys.stderr and sys.stderr.isatty() else io.StringIO())
+
+
+def fill(inner, base, source, **options):
+    """Put pretrained weights into a net of keras.applications, which has been made with these options."""
+    import keras
+
+    kind = BASES[base]
     fix = "Name a file with --base-weights, or say --base-weights none for random ones"
     try:
         if source == "imagenet":
-            with contextlib.redirect_stdout(sys.stderr if sys.stderr and sys.stderr.isatty() else io.StringIO()):
-                donor = getattr(getattr(keras.applications, kind.module), kind.name)(
-                    include_top=False, input_shape=inner.input_shape[1:], pooling=kind.pooling, **kind.options)
+            with prints_on_stderr():
+                donor = getattr(getattr(keras.applications, kind.module), kind.name)(**options, **kind.options)
             inner.set_weights(donor.get_weights())
         elif source != "none":
             open_regular(source, MAX_FILE).close()
@@ -2489,7 +2532,8 @@ def last_maps(model):
 
     poolings = (layers.MaxPooling2D, layers.AveragePooling2D)
     for layer in reversed(model.layers[1:]):
-        if len(layer.output.shape) == 4 and not isinstance(layer, poolings):
+        shape = layer.output.shape
+        if len(shape) == 4 and shape[1] > 1 and not isinstance(layer, poolings):
             return layer
     raise UsageError("this net has no convolutions to look into", "Name another --model, or other --weights")
 
@@ -2508,8 +2552,11 @@ def grad_cam(model, photo, place):
     maps = keras.Model(model.inputs[0], middle)(scaled(photo[None], model.input_shape[-1]), training=False)
     with tf.GradientTape() as tape:
         tape.watch(maps)
-        features = keras.Model(middle, last.input)(maps, training=False)
-        logits = tf.cast(features, tf.float32) @ last.kernel + last.bias
+        if isinstance(last, keras.layers.Dense):
+            features = keras.Model(middle, last.input)(maps, training=False)
+            logits = tf.cast(features, tf.float32) @ last.kernel + last.bias
+        else:  # a net for ImageNet that ends with logits
+            logits = keras.Model(middle, model.outputs[0])(maps, training=False)
         logit = logits[0, place] if logits.shape[1] > 1 else logits[0, 0] * (1 if place else -1)
     weights = tf.reduce_mean(tape.gradient(logit, maps), axis=(1, 2))[0]
     found = np.maximum(np.tensordot(np.float32(maps[0]), np.float32(weights), 1), 0)
@@ -3221,6 +3268,7 @@ class CatDogClassifier:
         self.console = Console(self.settings.quiet)
         self.classes, self.drawings = default_classes(rung), False
         self._answering, self._as_loaded, self._head, self._climbed, self.files = None, None, None, None, []
+        self._imagenet = None
         self._take(None, None)
 
     def _be(self, rung, base):
@@ -3825,6 +3873,24 @@ class CatDogClassifier:
         changed = compiled(photos, tf.constant(draws, tf.float32))
         return np.rint(np.asarray(changed) * 255).astype(np.uint8).transpose(1, 2, 0, 3)
 
+    def imagenet(self, path, top=3):
+        """What a net for ImageNet, `base` of the Settings, sees in a photo: [(class, probability), ...].
+
+        And a PIL image, where it sees the first of them. Raises PhotoError, WeightsError.
+        """
+        if self._imagenet is None:
+            self.device  # noqa: B018 (TensorFlow starts here)
+            source = self.settings.base_weights
+            self._imagenet = imagenet_net(self.base, source), imagenet_names(source)
+        (model, names), photo, whole = self._imagenet, read_photo(path, 224), view(path, 490)
+        logits = outputs(model, photo[None])[0].astype(np.float64)
+        shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        first = np.argsort(-shares, kind="stable")[:top]
+        heat = overlaid(whole, grad_cam(model, photo, int(first[0])))
+        title = f"{os.path.basename(path)}: {names[first[0]]} {percent(shares[first[0]])}, and where it sees that"
+        picture = page([(title, in_grid(np.stack([whole, heat], axis=2), columns=2, gap=20))])
+        return [(names[place], float(shares[place])) for place in first], picture
+
     def filters(self):
         """What each filter of each convolution looks for: yields (name of the layer, PIL image), see `filters_of`.
 
@@ -4065,6 +4131,8 @@ def add_actions(group):
     actions.add_argument("--evaluate", action="store_true", help="score the weights on DATASET/test")
     actions.add_argument("--explain", nargs="+", metavar="IMAGE",
                          help="draw what the net sees in photos: where it looks, layer by layer, and as training does")
+    actions.add_argument("--imagenet", nargs="+", metavar="IMAGE",
+                         help="what a net for the 1,000 classes of ImageNet, --base, sees in photos, and where")
     actions.add_argument("--filters", action="store_true", help="draw what each filter of the net looks for")
     actions.add_argument("--compare", nargs="*", metavar="RUNG",
                          help="train rungs of the ladder one after another, by default all that need no download, and "
@@ -4425,6 +4493,25 @@ def explain(classifier, arguments):
     return 1 if unread else 0
 
 
+def imagenet(classifier, arguments):
+    """--imagenet: what a net for ImageNet takes photos for, and where it sees that; 1 when some could not be read."""
+    unread = 0
+    for path in arguments.imagenet:
+        try:
+            found, picture = classifier.imagenet(path)
+        except PhotoError as error:
+            classifier.console.warn(f"{printable(path)}: {error}")
+            unread += 1
+            continue
+        saved = save_picture(f"{Path(path).stem}_imagenet.png", pack_picture(picture))
+        if arguments.style == "json":
+            print(json.dumps({"path": path, "classes": dict(found), "files": [saved]}), flush=True)
+        else:
+            print(", ".join(f"{name} {percent(share)}" for name, share in found) + f"  {printable(path)}")
+            print(f"saved    {printable(saved)}", flush=True)
+    return 1 if unread else 0
+
+
 def filters(classifier, arguments):
     """--filters: a picture for each convolution, in the present folder."""
     for layer, picture in classifier.filters():
@@ -4554,7 +4641,8 @@ def show_versions(classifier, arguments):
 
 ACTIONS = {"version": show_versions, "file": classify_files, "directory": classify_folder, "prepare": prepare,
            "download": prepare, "check": check, "evaluate": evaluate, "compare": compare, "folds": cross_validate,
-           "explain": explain, "filters": filters, "summary": summarize, "clear_cache": empty_cache}
+           "explain": explain, "imagenet": imagenet, "filters": filters, "summary": summarize,
+           "clear_cache": empty_cache}
 # Flags that mean something to one action only: their range, and what goes with them.
 ONLY_WITH = {"assert_accuracy": ("evaluate", 0, 1), "seeds": ("compare", 1, 1000), "repeats": ("folds", 1, 1000),
              "folds": ("folds", 2, 1000)}

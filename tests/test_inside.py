@@ -132,6 +132,48 @@ def test_pictures_are_listed_and_nothing_of_others_is_replaced(run, weights, tmp
     assert "猫_heatmap.png is there already, and not ours to replace" in err
 
 
+# ImageNet. -------------------------------------------------------------------------------------------------------------
+
+
+def test_imagenet_knows_the_breed(real, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    weights = real / "mobilenet_7_5_224_tf.weights.h5"
+    code, out, err = run("--imagenet", "broken.jpg", real / "originals" / "dog.4002.jpg", "--base", "mobilenet-0.75",
+                         "--base-weights", weights, "--json")
+    row = json.loads(out)
+    assert code == 1
+    assert "broken.jpg: not a photo" in err
+    assert next(iter(row["classes"])) == "Yorkshire terrier"
+    assert len(row["classes"]) == 3
+    assert list(row["classes"].values()) == sorted(row["classes"].values(), reverse=True)
+    assert row["files"] == ["dog.4002_imagenet.png"]
+    assert Image.open("dog.4002_imagenet.png").width == 1000
+
+
+@pytest.mark.parametrize("base", ["mobilenet-0.25", "mobilenet_v2-0.35", "vgg16"])
+def test_a_whole_net_of_keras_gives_logits_and_a_heatmap(base):
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = program.imagenet_net(base, "none")
+    photo = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    assert program.outputs(model, photo[None]).shape == (1, 1000)
+    heat = program.grad_cam(model, photo, 7)
+    assert heat.shape == ((14, 14) if base == "vgg16" else (7, 7))
+    assert heat.max() in (0, pytest.approx(1))
+
+
+def test_names_that_cannot_be_had_are_one_line(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tint("cat", np.random.default_rng(0)).save("a.png")
+    monkeypatch.setattr(program, "imagenet_net", lambda base, source: None)
+    code, out, err = run("--imagenet", "a.png", "--base-weights", "net.weights.h5")
+    assert (code, out) == (1, "")
+    assert err == ("CatDogClassifier: the names of the classes cannot be had from imagenet_class_index.json: "
+                   "No such file or directory\n")
+
+
 def test_every_convolution_has_its_filters_drawn(run, weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     drawn = []
