@@ -29,12 +29,14 @@ The rooms of this file, in reading order: grep '^# ===' CatDogClassifier.py
 """
 
 import argparse
+import base64
 import collections
 import contextlib
 import csv
 import errno
 import functools
 import hashlib
+import html
 import io
 import itertools
 import json
@@ -2849,7 +2851,10 @@ def draw_curves(history, name, title, best):
 
 
 def draw_reliability(before, after, photos):
-    """A matplotlib Figure of two results of `reliability`, without and with a fitted temperature; on which photos."""
+    """A matplotlib Figure of two results of `reliability`, before and after calibration; on which photos.
+
+    Either may be None.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 6), dpi=120, layout="constrained")
@@ -2857,6 +2862,8 @@ def draw_reliability(before, after, photos):
                               title=f"How far confidences can be relied on ({photos})", aspect="equal")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as it should be")
     for name, colour, marker, found in (("as the net says", BLUE, "o", before), ("calibrated", ORANGE, "s", after)):
+        if not found:
+            continue
         sure, right, counts = zip(*found["bins"], strict=True)
         axes.plot(sure, right, color=colour, linewidth=1, alpha=0.6)
         axes.scatter(sure, right, [10 + 190 * count / sum(counts) for count in counts], color=colour, marker=marker,
@@ -2947,6 +2954,95 @@ def pack_picture(picture):
     about.add_text("Software", PROGRAM)
     picture.save(buffer, format="png", pnginfo=about)
     return buffer.getvalue()
+
+
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }}
+body {{ max-width: 70rem; margin: 0 auto; padding: 1rem }}
+h1, figcaption {{ overflow-wrap: anywhere }}
+table {{ border-collapse: collapse; margin: 1rem 0 }}
+.wide {{ overflow-x: auto }}
+th, td {{ border: 1px solid #8888; padding: .3rem .6rem; text-align: right }}
+td {{ white-space: nowrap }}
+img {{ max-width: 100% }}
+.cases, .gallery {{ display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)) }}
+.gallery {{ grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)) }}
+figure {{ margin: 0; content-visibility: auto; contain-intrinsic-size: 6rem 8rem }}
+figcaption {{ font-size: .8rem }}
+.thumb {{ width: {thumb}px; height: {thumb}px; display: block }}
+{sheets}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
+THUMBNAIL, SHEET = 72, 20  # pixels a side of the photos in a gallery, and how many are in a row of a sheet of them
+
+
+def in_url(content, kind):
+    """Bytes as a URL that holds them."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def as_jpeg(photo, quality=70):
+    """A photo, uint8 (H, W, 3), as JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, format="jpeg", quality=quality)
+    return buffer.getvalue()
+
+
+def html_page(title, parts, sheets=()):
+    """A web page in one file: parts are (heading or None, HTML); sheets are those of `html_gallery`."""
+    rules = [f".s{number} {{ background-image: url({in_url(sheet, 'jpeg')}) }}" for number, sheet in enumerate(sheets)]
+    body = [(f"<h2>{html.escape(printable(heading))}</h2>\n" if heading else "") + part for heading, part in parts]
+    title, sheets = html.escape(printable(title)), "\n".join(rules)
+    return PAGE.format(title=title, thumb=THUMBNAIL, sheets=sheets, body="\n".join(body))
+
+
+def html_table(head, rows):
+    """A table: the names of its columns, and rows whose first cell names them."""
+
+    def line(cells, scope):
+        """A row of a table; its first cell is a heading, in the head all of them are."""
+        cells = [html.escape(printable(cell)) for cell in cells]
+        names = cells if scope == "col" else cells[:1]
+        return ("<tr>" + "".join(f"<th scope={scope}>{name}</th>" for name in names)
+                + "".join(f"<td>{cell}</td>" for cell in cells[len(names) :]) + "</tr>")
+
+    lines = "".join([line(head, "col"), *(line(row, "row") for row in rows)])
+    return f"<div class=wide><table>{lines}</table></div>"
+
+
+def html_cases(cases):
+    """Pictures with what they show: [(uint8 (H, W, 3), caption), ...]."""
+    figures = []
+    for picture, caption in cases:
+        text = html.escape(printable(caption))
+        figures.append(f'<figure><img loading=lazy alt="{text}" src="{in_url(as_jpeg(picture), "jpeg")}">'
+                       f"<figcaption>{text}</figcaption></figure>")
+    return f"<div class=cases>{''.join(figures)}</div>"
+
+
+def html_gallery(cases, sheets):
+    """Many small photos with captions: [(uint8 (THUMBNAIL, THUMBNAIL, 3), caption), ...].
+
+    They are put on sheets, for one large JPEG takes half of many small ones; the new sheets are appended to `sheets`.
+    """
+    figures, most = [], SHEET * SHEET
+    for start in range(0, len(cases), most):
+        photos = np.stack([photo for photo, _ in cases[start : start + most]], axis=2)
+        for number, (_, caption) in enumerate(cases[start : start + most]):
+            x, y, text = number % SHEET * THUMBNAIL, number // SHEET * THUMBNAIL, html.escape(printable(caption))
+            figures.append(f'<figure><div class="thumb s{len(sheets)}" role=img aria-label="{text}" '
+                           f'style="background-position:-{x}px -{y}px"></div><figcaption>{text}</figcaption></figure>')
+        sheets.append(as_jpeg(in_grid(photos, SHEET, gap=0), 60))
+    return f"<div class=gallery>{''.join(figures)}</div>"
 
 
 def show_pictures(paths):
@@ -3906,6 +4002,62 @@ class CatDogClassifier:
                 yield layer.name, page([(f"{layer.name}: what its {pictures.shape[2]} filters look for",
                                          in_grid(pictures, columns=8, gap=4))], 8 * (self.size + 4))
 
+    def _overlay(self, path, label, side=320):
+        """A photo with the heatmap of a class over it, uint8 (H, W, 3); without one where a net has no convolutions."""
+        whole = view(path, side)
+        with contextlib.suppress(UsageError):
+            return overlaid(whole, grad_cam(self.predictor, read_photo(path, self.size), self.classes.index(label)))
+        return whole
+
+    def reportScores(self, directory=None, split="test", most=25):
+        """A web page, as text, on how well the net does on one split of a dataset; see `evaluate`.
+
+        Scores, confusion, how far confidences can be relied on, and with their heatmaps the most confident mistakes and
+        the least sure answers, so many of each. Raises DatasetError, WeightsError.
+        """
+        directory, scores = directory or self.settings.dataset, self.evaluate(directory, split)
+        classes = list_split(directory, split, self.classes)
+        truth = {path: name for name, paths in classes.items() for path in paths}
+        rows = sorted((row for row in self.predict(list(truth)) if not row.error), key=lambda row: row.confidence)
+        wrong = [row for row in rows if row.label != truth[row.path]][::-1]
+        shares = np.array([list(row.probabilities.values()) for row in rows])
+        found = reliability(shares, np.array([[self.classes.index(truth[row.path])] for row in rows]))
+        picture = in_url(pack_figure(draw_reliability(None, found, f"{split} photos")), "png")
+
+        def cases(rows):
+            """Photos with the heatmap of their answer, and what was right."""
+            told = ((row, f"{row.label} {percent(row.confidence)}, is {truth[row.path]}: "
+                     f"{os.path.relpath(row.path, directory)}") for row in rows[:most])
+            return html_cases([(self._overlay(row.path, row.label), caption) for row, caption in told])
+
+        table = [[name, *counts, percent(recall) if recall is not None else "-"] for name, counts, recall in
+                 zip(self.classes, scores["confusion"], scores["recall"], strict=True)]
+        head = ["is", *(f"answered {name}" for name in self.classes), "right"]
+        about = f"confidences are off by {percent(found['error'])} on average"
+        drawn = f'<img src="{picture}" alt="Share that is right by confidence; {about}">'
+        return html_page(f"{directory}: {split} photos", [
+            (None, f"<p>Right: {html.escape(score_line(scores))}. Net: {self._net}; {about}.</p>"),
+            ("Who was taken for whom", html_table(head, table)), ("How far confidences can be relied on", drawn),
+            (f"The most confident mistakes: {min(most, len(wrong))} of {len(wrong)}", cases(wrong)),
+            ("The least sure answers", cases(rows))])
+
+    def reportFolder(self, directory, rows):
+        """A web page, as text: a gallery of the Predictions of a folder, by verdict, the least sure first."""
+        answered = sorted((row for row in rows if not row.error), key=lambda row: row.confidence)
+        photos = dict(read_photos([row.path for row in answered], THUMBNAIL))
+        sheets, parts, groups = [], [], collections.defaultdict(list)
+        for row in answered:
+            if not isinstance(photos[row.path], PhotoError):
+                doubt = f" ({row.label}?)" if row.verdict != row.label else ""
+                groups[row.verdict].append((photos[row.path], f"{percent(row.confidence)}{doubt} "
+                                            f"{os.path.relpath(row.path, directory)}"))
+        for verdict, cases in sorted(groups.items()):
+            parts.append((f"{verdict}: {len(cases)}", html_gallery(cases, sheets)))
+        unread = [[os.path.relpath(row.path, directory), row.error] for row in rows if row.error]
+        parts += [(f"Unreadable: {len(unread)}", html_table(["file", "why"], unread))] if unread else []
+        counts = printable(", ".join(f"{len(cases)} {verdict}" for verdict, cases in sorted(groups.items())))
+        return html_page(f"{directory}: {len(rows)} files", [(None, f"<p>{html.escape(counts)}</p>"), *parts], sheets)
+
     def compare(self, directory=None, rungs=(), seeds=1):
         """Train rungs of the ladder on the same photos, one after another; yields a row for each training.
 
@@ -4099,6 +4251,7 @@ def build_parser():
         add_setting(group, setting)
     group.add_argument("--sort-into", metavar="DIR",
                        help="-d: copy each photo into DIR/cat, DIR/dog, DIR/neither, or with --unsure DIR/unsure")
+    group.add_argument("--report", metavar="FILE.html", help="-d, --evaluate: make a web page of the results as well")
     group.add_argument("--dry-run", action="store_true", help="--sort-into: show what would be copied where")
     group.add_argument("--split", metavar="T,V,T", help="--prepare, --download: photos per class, or shares, to train, "
                        f"to validate and to test (default: {SPLIT})")
@@ -4208,7 +4361,7 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
     """Print one line per photo as soon as it is known; exit code 1 when some could not be read."""
     classifier.answer  # noqa: B018 (its weights name the classes; loading it is no part of the time that is left)
     console, started = classifier.console, time.monotonic()
-    counts, unread, copied = collections.Counter(), collections.Counter(), {}
+    counts, unread, copied, rows = collections.Counter(), collections.Counter(), {}, []
     if classifier.settings.unsure is not None:
         console.say(unsure_line(classifier))
     table, names = csv.writer(sys.stdout, lineterminator="\n"), [printable(name) for name in classifier.classes]
@@ -4220,6 +4373,7 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
         target = sort_photo(row, arguments, copied) if arguments.sort_into else None
         write_row(row, arguments.style, table, console, target)
         counts[row.verdict] += 1
+        rows += [row] if arguments.report else []
         if row.error:
             unread[kind_of(row.path)] += 1
         if total:
@@ -4231,10 +4385,20 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
         console.say("This net has not learned to tell them apart: its answers are guesses.")
     if counts.total() != 1:
         console.say(count_line(counts, classifier.classes, unread, ignored or collections.Counter()))
+    if arguments.report:
+        save_report(arguments.report, classifier.reportFolder(arguments.directory, rows), console)
     if arguments.sort_into:
         done, there = ("would be copied" if arguments.dry_run else "copied"), sum(copied.values())
         console.say(f"{printable(arguments.sort_into)}: {len(copied) - there} {done}, {there} there already")
     return 1 if unread else 0
+
+
+def save_report(path, page, console):
+    """Write a web page, and say so. Raises WriteError where that would replace something else."""
+    if os.path.lexists(path) and not Path(path).read_bytes().startswith(PAGE[:15].encode()):
+        raise WriteError(f"{path} is there already, and no report", "Name another --report")
+    write_whole(path, page.encode("utf-8", "backslashreplace"))
+    console.say(f"report: {printable(path)}")
 
 
 def unsure_line(classifier):
@@ -4448,6 +4612,8 @@ def evaluate(classifier, arguments):
         print(json.dumps({"dataset": classifier.settings.dataset, "split": "test", **scores}))
     else:
         print_scores(scores)
+    if arguments.report:
+        save_report(arguments.report, classifier.reportScores(), classifier.console)
     if scores["seen"]:
         classifier.console.warn(f"{scores['seen']} of these {scores['total']} photos are among those that this net "
                                 "learned from, or look alike: if they are copies, the scores come out too good.")
@@ -4671,6 +4837,8 @@ def run(arguments):
         raise UsageError("--unsure goes with -f, -d and --explain")
     if arguments.sort_into and asked != [classify_folder]:
         raise UsageError("--sort-into goes with -d")
+    if arguments.report and asked not in ([classify_folder], [evaluate]):
+        raise UsageError("--report goes with -d and --evaluate")
     if arguments.dry_run and not arguments.sort_into:
         raise UsageError("--dry-run goes with --sort-into")
     if arguments.style == "csv" and asked not in ([classify_files], [classify_folder]):
