@@ -1,6 +1,6 @@
 """Measure what a net knows of its own doubts: calibration, "unsure" and "neither"; prints the figures that the README quotes.
 
-    python tests/measure_sure.py PHOTOS WEIGHTS [--from 1500] [--to 7999] [--unsure 0.02] [--seed 0]
+    python tests/measure_sure.py PHOTOS WEIGHTS [--from 1500] [--to 7999] [--unsure 0.02]
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout), of which the net must have seen none of these numbers. What is
 neither is drawn: noise, plain colours, gradients, stripes and rings, clouds, text, and scenes of simple shapes, 100 of
@@ -58,8 +58,8 @@ def scene(rng):
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(3, 9)):
-        colour, (x, y), (wide, high) = tuple(rng.integers(0, 256, 3).tolist()), rng.integers(0, SIDE, 2).tolist(), rng.integers(10, 90, 2).tolist()
-        shape = rng.integers(3)
+        colour, shape = tuple(rng.integers(0, 256, 3).tolist()), rng.integers(3)
+        (x, y), (wide, high) = rng.integers(0, SIDE, 2).tolist(), rng.integers(10, 90, 2).tolist()
         if shape == 2:
             draw.polygon([(x, y), (x + wide, y), (x + wide // 2, y - high)], fill=colour)
         else:
@@ -67,8 +67,8 @@ def scene(rng):
     return np.asarray(image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1.5)))))
 
 
-KINDS = {"noise": lambda rng: rng.integers(0, 256, (SIDE, SIDE, 3)), "plain": lambda rng: np.full((SIDE, SIDE, 3), rng.integers(0, 256, 3)),
-         "gradients": lambda rng: cloud(rng, [2], [1]), "patterns": pattern, "clouds": lambda rng: cloud(rng, [3, 8, 24, 64], [0.5, 0.25, 0.15, 0.1]),
+KINDS = {"noise": lambda rng: rng.integers(0, 256, (SIDE, SIDE, 3)),
+         "plain": lambda rng: np.full((SIDE, SIDE, 3), rng.integers(0, 256, 3)), "gradients": lambda rng: cloud(rng, [2], [1]), "patterns": pattern, "clouds": lambda rng: cloud(rng, [3, 8, 24, 64], [0.5, 0.25, 0.15, 0.1]),
          "text": text, "scenes": scene}
 
 
