@@ -67,9 +67,15 @@ def scene(rng):
     return np.asarray(image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1.5)))))
 
 
-KINDS = {"noise": lambda rng: rng.integers(0, 256, (SIDE, SIDE, 3)),
-         "plain": lambda rng: np.full((SIDE, SIDE, 3), rng.integers(0, 256, 3)), "gradients": lambda rng: cloud(rng, [2], [1]), "patterns": pattern, "clouds": lambda rng: cloud(rng, [3, 8, 24, 64], [0.5, 0.25, 0.15, 0.1]),
-         "text": text, "scenes": scene}
+KINDS = {
+    "noise": lambda rng: rng.integers(0, 256, (SIDE, SIDE, 3)),
+    "plain": lambda rng: np.full((SIDE, SIDE, 3), rng.integers(0, 256, 3)),
+    "gradients": lambda rng: cloud(rng, [2], [1]),
+    "patterns": pattern,
+    "clouds": lambda rng: cloud(rng, [3, 8, 24, 64], [0.5, 0.25, 0.15, 0.1]),
+    "text": text,
+    "scenes": scene,
+}
 
 
 def answers(folder, *flags):
