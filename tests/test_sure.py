@@ -282,3 +282,13 @@ def test_flags_that_do_not_go_together(flags, expected, run, tmp_path, monkeypat
     code, out, err = run(*flags)
     assert (code, out) == (2, "")
     assert expected in err
+
+
+def test_the_reliability_diagram_shows_the_bins(trained):
+    found = trained.summary["calibration"]
+    axes = trained.showReliability().axes[0]
+    drawn = [line.get_xydata().tolist() for line in axes.lines[1:]]
+    assert drawn == [[[sure, right] for sure, right, _ in found[when]["bins"]] for when in ("before", "after")]
+    assert len({line.get_color() for line in axes.lines}) == 3
+    with pytest.raises(program.TrainingError, match="not known yet"):
+        CatDogClassifier().showReliability()
