@@ -4637,45 +4637,50 @@ def print_scores(scores):
     print(f"{'precision':<14}" + "".join(f"{share:>13}" for share in shares[0]))
 
 
-def explain(classifier, arguments):
-    """--explain: pictures of what the net sees in photos, in the present folder; 1 when some could not be read."""
-    unread, taken = 0, set()
-    for path in arguments.explain:
+def draw_each(paths, classifier, draw, style):
+    """Print what there is to say of each photo, and save its pictures in the present folder; 1 when one is unreadable.
+
+    `draw` makes of a path a line of text, a dict for JSON, and PIL images by what they show: NAME_heatmap.png. Two
+    photos of one name get NAME and NAME-2.
+    """
+    unread, names = 0, collections.Counter()
+    for path in paths:
         try:
-            row, pictures = classifier.explain(path)
+            line, row, pictures = draw(path)
         except PhotoError as error:
             classifier.console.warn(f"{printable(path)}: {error}")
             unread += 1
             continue
-        names = (f"{Path(path).stem}{again}" for again in itertools.chain([""], map("-{}".format, itertools.count(2))))
-        name = next(name for name in names if name not in taken)
-        taken.add(name)
+        name = Path(path).stem
+        names[name] += 1
+        name += f"-{names[name]}" if names[name] > 1 else ""
         files = [save_picture(f"{name}_{kind}.png", pack_picture(picture)) for kind, picture in pictures.items()]
-        if arguments.style == "json":
-            print(json.dumps({**asdict(row), "files": files}), flush=True)
-        else:
-            print(f"{printable(row.label):<8} {percent(row.confidence):>7}  {printable(path)}")
-            print("saved    " + "\n         ".join(map(printable, files)), flush=True)
+        print(json.dumps({**row, "files": files}) if style == "json" else
+              f"{line}  {printable(path)}\nsaved    " + "\n         ".join(map(printable, files)), flush=True)
     return 1 if unread else 0
+
+
+def explain(classifier, arguments):
+    """--explain: pictures of what the net sees in photos."""
+
+    def draw(path):
+        """The answer for one photo."""
+        row, pictures = classifier.explain(path)
+        return f"{printable(row.verdict):<8} {percent(row.confidence):>7}", asdict(row), pictures
+
+    return draw_each(arguments.explain, classifier, draw, arguments.style)
 
 
 def imagenet(classifier, arguments):
-    """--imagenet: what a net for ImageNet takes photos for, and where it sees that; 1 when some could not be read."""
-    unread = 0
-    for path in arguments.imagenet:
-        try:
-            found, picture = classifier.imagenet(path)
-        except PhotoError as error:
-            classifier.console.warn(f"{printable(path)}: {error}")
-            unread += 1
-            continue
-        saved = save_picture(f"{Path(path).stem}_imagenet.png", pack_picture(picture))
-        if arguments.style == "json":
-            print(json.dumps({"path": path, "classes": dict(found), "files": [saved]}), flush=True)
-        else:
-            print(", ".join(f"{name} {percent(share)}" for name, share in found) + f"  {printable(path)}")
-            print(f"saved    {printable(saved)}", flush=True)
-    return 1 if unread else 0
+    """--imagenet: what a net for ImageNet takes photos for, and where it sees that."""
+
+    def draw(path):
+        """The classes for one photo."""
+        found, picture = classifier.imagenet(path)
+        line = ", ".join(f"{name} {percent(share)}" for name, share in found)
+        return line, {"path": path, "classes": dict(found)}, {"imagenet": picture}
+
+    return draw_each(arguments.imagenet, classifier, draw, arguments.style)
 
 
 def filters(classifier, arguments):
