@@ -1371,6 +1371,12 @@ def copy_whole(reading, target, part=None):
         raise WriteError(f"cannot copy to {target}: {reason(error)}", fix) from None
 
 
+def numbered(stem, suffix=""):
+    """Yield names like one: a.jpg, a-2.jpg, a-3.jpg, ..."""
+    yield stem + suffix
+    yield from (f"{stem}-{number}{suffix}" for number in itertools.count(2))
+
+
 def place_for(path, folder, taken=()):
     """Where in a folder a photo is to be copied to, and whether an equal file is there already: nothing is replaced.
 
@@ -1384,8 +1390,7 @@ def place_for(path, folder, taken=()):
         return None if os.path.lexists(target) or target in taken else False
 
     path = Path(path)
-    names = itertools.chain([path.name], (f"{path.stem}-{number}{path.suffix}" for number in itertools.count(2)))
-    states = ((target, state(target)) for target in map(Path(folder).joinpath, names))
+    states = ((target, state(target)) for target in map(Path(folder).joinpath, numbered(path.stem, path.suffix)))
     return next((target, there) for target, there in states if there is not None)
 
 
@@ -4643,7 +4648,7 @@ def draw_each(paths, classifier, draw, style):
     `draw` makes of a path a line of text, a dict for JSON, and PIL images by what they show: NAME_heatmap.png. Two
     photos of one name get NAME and NAME-2.
     """
-    unread, names = 0, collections.Counter()
+    unread, taken = 0, set()
     for path in paths:
         try:
             line, row, pictures = draw(path)
@@ -4651,9 +4656,8 @@ def draw_each(paths, classifier, draw, style):
             classifier.console.warn(f"{printable(path)}: {error}")
             unread += 1
             continue
-        name = Path(path).stem
-        names[name] += 1
-        name += f"-{names[name]}" if names[name] > 1 else ""
+        name = next(name for name in numbered(Path(path).stem) if name not in taken)
+        taken.add(name)
         files = [save_picture(f"{name}_{kind}.png", pack_picture(picture)) for kind, picture in pictures.items()]
         print(json.dumps({**row, "files": files}) if style == "json" else
               f"{line}  {printable(path)}\nsaved    " + "\n         ".join(map(printable, files)), flush=True)
