@@ -2458,6 +2458,12 @@ def score_line(score):
     return f"{share}  ({score['correct']} of {score['total']}; 95 % interval {low} to {high} %)"
 
 
+def seen_line(scores):
+    """That a net is scored on photos that it learned from, for people."""
+    return (f"{scores['seen']} of these {scores['total']} photos are among those that this net learned from, or look "
+            "alike: if they are copies, the scores come out too good.")
+
+
 def copies_line(copies):
     """What the counts of `copies_between` mean, for people."""
     counts = ", ".join(f"{count} of the {part} photos" for part, count in copies.items())
@@ -2603,8 +2609,8 @@ def in_grid(pictures, columns=16, gap=1):
     return grid
 
 
-def filters_of(model, layer, steps=40):
-    """What each filter of a layer looks for: photos that excite it, uint8 (size, size, C, 3).
+def filters_of(model, layer, console, side=96, steps=40):
+    """What each filter of a layer looks for: photos that excite it, uint8 (side, side, C, 3), no larger than the net's.
 
     Gradient ascent from noise about grey on the mean activation of each filter, in steps of the gradient over its root
     mean square, as in the tutorial; then with mean 0.5 and standard deviation 0.1, as there.
@@ -2612,21 +2618,24 @@ def filters_of(model, layer, steps=40):
     import keras
     import tensorflow as tf
 
-    inner, shape = keras.Model(model.inputs[0], layer.output), model.input_shape[1:]
+    side, inner = min(side, model.input_shape[1]), keras.Model(model.inputs[0], layer.output)
+    shape = (side, side, model.input_shape[-1])
+    small = keras.models.clone_model(inner, input_tensors=keras.Input(shape))  # any size will do, for convolutions
+    small.set_weights(inner.get_weights())
 
     @tf.function
     def ascend(pixels, places):
         """One step, each of the photos for the filter of its place."""
         with tf.GradientTape() as tape:
             tape.watch(pixels)
-            maps = tf.cast(inner(pixels, training=False), tf.float32)
+            maps = tf.cast(small(pixels, training=False), tf.float32)
             excited = tf.gather(tf.reduce_mean(maps, axis=(1, 2)), places, axis=1, batch_dims=1)
         slope = tape.gradient(excited, pixels)
         return pixels + slope / 255 / (tf.sqrt(tf.reduce_mean(slope**2, axis=(1, 2, 3), keepdims=True)) + 1e-5)
 
-    found = []
-    for start in range(0, layer.output.shape[-1], 16):
-        places = tf.range(start, min(start + 16, layer.output.shape[-1]))
+    found, count = [], layer.output.shape[-1]
+    for start in console.watch(layer.name, range(0, count, 16), math.ceil(count / 16)):
+        places = tf.range(start, min(start + 16, count))
         pixels = tf.random.stateless_uniform((len(places), *shape), seed=(0, start), maxval=20 / 255) + 0.5
         for _ in range(steps):
             pixels = ascend(pixels, places)
@@ -2863,8 +2872,8 @@ def draw_reliability(before, after, photos):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 6), dpi=120, layout="constrained")
-    axes = figure.add_subplot(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02),
-                              title=f"How far confidences can be relied on ({photos})", aspect="equal")
+    axes = figure.add_subplot(xlabel="confidence", ylabel="share that is right", ylim=(0, 1.02),
+                              title=f"How far confidences can be relied on ({photos})")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as it should be")
     for name, colour, marker, found in (("as the net says", BLUE, "o", before), ("calibrated", ORANGE, "s", after)):
         if not found:
@@ -2872,9 +2881,10 @@ def draw_reliability(before, after, photos):
         sure, right, counts = zip(*found["bins"], strict=True)
         axes.plot(sure, right, color=colour, linewidth=1, alpha=0.6)
         axes.scatter(sure, right, [10 + 190 * count / sum(counts) for count in counts], color=colour, marker=marker,
-                     label=f"{name}: off by {percent(found['error'])} on average")
+                     label=f"{name}: off by {percent(found['error'])} on average (larger: more photos)", clip_on=False)
+    axes.set_xlim(min(row[0] for found in (before, after) if found for row in found["bins"]) - 0.05, 1)
     axes.grid(alpha=0.3)
-    axes.legend(title="larger: more photos")
+    figure.legend(loc="outside lower center")
     return figure
 
 
@@ -2976,7 +2986,7 @@ table {{ border-collapse: collapse; margin: 1rem 0 }}
 th, td {{ border: 1px solid #8888; padding: .3rem .6rem; text-align: right }}
 td {{ white-space: nowrap }}
 img {{ max-width: 100% }}
-.cases, .gallery {{ display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)) }}
+.cases, .gallery {{ display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)) }}
 .gallery {{ grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)) }}
 figure {{ margin: 0; content-visibility: auto; contain-intrinsic-size: 6rem 8rem }}
 figcaption {{ font-size: .8rem }}
@@ -3342,13 +3352,14 @@ def read_history(path):
 class Prediction:
     """The answer for one photo: the likeliest label and its probability, or the reason why there is none.
 
-    The verdict is the label, "unsure", or for what is too strange to the net "neither".
+    The verdict is the label, "unsure", or for what is too strange to the net "neither"; strangeness is 0..1.
     """
 
     path: str
     label: str | None = None
     confidence: float | None = None
     verdict: str | None = None
+    strangeness: float | None = None
     probabilities: dict | None = None
     error: str | None = None
 
@@ -3957,13 +3968,25 @@ class CatDogClassifier:
         (shares,), (strange,) = (found.tolist() for found in self._see(photo[None]))
         answer = self._prediction(path, shares, strange, self.threshold()[0])
         heat = grad_cam(model, photo, self.classes.index(answer.label))
-        told = f"{answer.label} {percent(answer.confidence)}, and where it sees that, from blue to red"
+        told = f"{answer.label} {percent(answer.confidence)}" + (f", verdict {answer.verdict}" if answer.verdict
+                                                                 != answer.label else "")
         two = in_grid(np.stack([whole, overlaid(whole, heat)], axis=2), columns=2, gap=20)
-        heatmap = page([(f"{os.path.basename(path)}: {told}", two)])
-        layers = page([(f"{layer}: {' x '.join(map(str, maps.shape))}, {percent((maps == 0).mean())} zeros",
-                        in_grid(visible(maps))) for layer, maps in activations_of(model, photo)])
-        augmented = page([("as training sees it: changed anew each time", in_grid(self._augmented(photo), 4))], 620)
-        return answer, {"heatmap": heatmap, "activations": layers, "augmented": augmented}
+        heatmap = page([(f"{os.path.basename(path)}: {told}; it sees most of that where it is red", two)])
+        plain = RUNGS[self.rung].base == "features" or not self.facts.get("recipe", {}).get("--augment", True)
+        seen = "augmentation would change it; this net learned without" if plain else "training sees it, anew each time"
+        augmented = page([(f"as {seen}", in_grid(self._augmented(photo), 4))], 620)
+        return answer, {"heatmap": heatmap, "activations": self._layers(photo), "augmented": augmented}
+
+    def _layers(self, photo, most=64):
+        """What each layer makes of a photo, a PIL image; of nets with thousands of maps only so many of each layer."""
+        found, parts = activations_of(self.predictor, photo), []
+        most = most if sum(maps.shape[2] for _, maps in found) > 2000 else None
+        for layer, maps in found:
+            cut = f"; the first {most}" if most and maps.shape[2] > most else ""
+            shape = " x ".join(map(str, maps.shape))
+            title = f"{layer}: {shape}, {percent((maps == 0).mean())} zeros{cut}"
+            parts.append((title, in_grid(visible(maps)[..., :most])))
+        return page(parts)
 
     def _augmented(self, photo, count=16):
         """So many versions of a photo as training sees it: uint8 (size, size, count, 3)."""
@@ -3997,21 +4020,22 @@ class CatDogClassifier:
 
         Raises WeightsError, and UsageError for a net without convolutions.
         """
-        from keras import layers
-
         model = self.predictor
         last_maps(model)
+        from keras import layers
+
         for layer in model.layers:
             if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D)):
-                pictures = filters_of(model, layer)
-                yield layer.name, page([(f"{layer.name}: what its {pictures.shape[2]} filters look for",
-                                         in_grid(pictures, columns=8, gap=4))], 8 * (self.size + 4))
+                pictures = filters_of(model, layer, self.console)
+                title = f"{layer.name}: what its {pictures.shape[2]} filters look for (grey noise: nothing excites it)"
+                yield layer.name, page([(title, in_grid(pictures, columns=8, gap=4))], 8 * (pictures.shape[1] + 4))
 
-    def _overlay(self, path, label, side=320):
-        """A photo with the heatmap of a class over it, uint8 (H, W, 3); without one where a net has no convolutions."""
+    def _beside(self, path, label, side=280):
+        """A photo beside itself under the heatmap of a class: uint8 (H, W, 3); alone for a net without convolutions."""
         whole = view(path, side)
         with contextlib.suppress(UsageError):
-            return overlaid(whole, grad_cam(self.predictor, read_photo(path, self.size), self.classes.index(label)))
+            heat = grad_cam(self.predictor, read_photo(path, self.size), self.classes.index(label))
+            return in_grid(np.stack([whole, overlaid(whole, heat)], axis=2), columns=2, gap=4)
         return whole
 
     def reportScores(self, directory=None, split="test", most=25):
@@ -4033,35 +4057,44 @@ class CatDogClassifier:
             """Photos with the heatmap of their answer, and what was right."""
             told = ((row, f"{row.label} {percent(row.confidence)}, is {truth[row.path]}: "
                      f"{os.path.relpath(row.path, directory)}") for row in rows[:most])
-            return html_cases([(self._overlay(row.path, row.label), caption) for row, caption in told])
+            return html_cases([(self._beside(row.path, row.label), caption) for row, caption in told])
 
-        table = [[name, *counts, percent(recall) if recall is not None else "-"] for name, counts, recall in
-                 zip(self.classes, scores["confusion"], scores["recall"], strict=True)]
-        head = ["is", *(f"answered {name}" for name in self.classes), "right"]
+        recall, precision = (["-" if share is None else percent(share) for share in scores[kind]]
+                             for kind in ("recall", "precision"))
+        table = [[name, *counts, share]
+                 for name, counts, share in zip(self.classes, scores["confusion"], recall, strict=True)]
+        table.append(["precision", *precision, ""])
+        head = ["is", *(f"answered {name}" for name in self.classes), "recall"]
+        seen = f"<p>{html.escape(seen_line(scores))}</p>" if scores["seen"] else ""
         about = f"confidences are off by {percent(found['error'])} on average"
         drawn = f'<img src="{picture}" alt="Share that is right by confidence; {about}">'
         return html_page(f"{directory}: {split} photos", [
-            (None, f"<p>Right: {html.escape(score_line(scores))}. Net: {self._net}; {about}.</p>"),
+            (None, f"<p>Right: {html.escape(score_line(scores))}; balanced {percent(scores['balanced_accuracy'])}; "
+             f"loss {scores['loss']:.4f}. Net: {self._net}; {about}.</p>{seen}"),
             ("Who was taken for whom", html_table(head, table)), ("How far confidences can be relied on", drawn),
             (f"The most confident mistakes: {min(most, len(wrong))} of {len(wrong)}", cases(wrong)),
-            ("The least sure answers", cases(rows))])
+            (f"The least sure answers: {min(most, len(rows))} of {len(rows)}", cases(rows))])
 
-    def reportFolder(self, directory, rows):
-        """A web page, as text: a gallery of the Predictions of a folder, by verdict, the least sure first."""
+    def reportFolder(self, directory, rows, about=()):
+        """A web page, as text: a gallery of the Predictions of a folder, by verdict, and lines about them.
+
+        The least sure come first, of what is neither the strangest.
+        """
         answered = sorted((row for row in rows if not row.error), key=lambda row: row.confidence)
         photos = dict(read_photos([row.path for row in answered], THUMBNAIL))
         sheets, parts, groups = [], [], collections.defaultdict(list)
-        for row in answered:
+        for row in sorted(answered, key=lambda row: -row.strangeness if row.verdict == "neither" else 0):
             if not isinstance(photos[row.path], PhotoError):
                 doubt = f" ({row.label}?)" if row.verdict != row.label else ""
-                groups[row.verdict].append((photos[row.path], f"{percent(row.confidence)}{doubt} "
-                                            f"{os.path.relpath(row.path, directory)}"))
+                told = f"{percent(row.confidence)}{doubt} {os.path.relpath(row.path, directory)}"
+                groups[row.verdict].append((photos[row.path], told))
         for verdict, cases in sorted(groups.items()):
             parts.append((f"{verdict}: {len(cases)}", html_gallery(cases, sheets)))
         unread = [[os.path.relpath(row.path, directory), row.error] for row in rows if row.error]
         parts += [(f"Unreadable: {len(unread)}", html_table(["file", "why"], unread))] if unread else []
         counts = printable(", ".join(f"{len(cases)} {verdict}" for verdict, cases in sorted(groups.items())))
-        return html_page(f"{directory}: {len(rows)} files", [(None, f"<p>{html.escape(counts)}</p>"), *parts], sheets)
+        told = "".join(f"<p>{html.escape(printable(line))}</p>" for line in (counts, *about))
+        return html_page(f"{directory}: {len(rows)} files", [(None, told), *parts], sheets)
 
     def compare(self, directory=None, rungs=(), seeds=1):
         """Train rungs of the ladder on the same photos, one after another; yields a row for each training.
@@ -4206,7 +4239,7 @@ class CatDogClassifier:
         label = max(probabilities, key=probabilities.get)
         verdict = label if probabilities[label] >= least else "unsure"
         verdict = "neither" if strange > self.strange else verdict
-        return Prediction(path, label, probabilities[label], verdict, probabilities)
+        return Prediction(path, label, probabilities[label], verdict, strange, probabilities)
 
 
 # ======================================================================================================================
@@ -4391,7 +4424,8 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
     if counts.total() != 1:
         console.say(count_line(counts, classifier.classes, unread, ignored or collections.Counter()))
     if arguments.report:
-        save_report(arguments.report, classifier.reportFolder(arguments.directory, rows), console)
+        about = [unsure_line(classifier)] if classifier.settings.unsure is not None else []
+        save_report(arguments.report, classifier.reportFolder(arguments.directory, rows, about), console)
     if arguments.sort_into:
         done, there = ("would be copied" if arguments.dry_run else "copied"), sum(copied.values())
         console.say(f"{printable(arguments.sort_into)}: {len(copied) - there} {done}, {there} there already")
@@ -4411,8 +4445,8 @@ def unsure_line(classifier):
     least, wrong, left = classifier.threshold()
     if least > 1:
         return "Unsure of all: no confidence was enough for so few errors among the validation photos."
-    return (f"Below {percent(least)} it says unsure: on the validation photos {percent(wrong)} of its other answers "
-            f"were wrong, and {percent(left)} of the photos were left to a person.")
+    return (f"Below {percent(least)} it says unsure: of its other answers to {classifier.certainty[-1][2]} validation "
+            f"photos {percent(wrong)} were wrong, and {percent(left)} of the photos were left to a person.")
 
 
 def sort_photo(row, arguments, copied):
@@ -4450,6 +4484,17 @@ def count_line(counts, classes, unread, ignored):
     return f"{counts.total() + ignored.total()} files: {', '.join([*parts, *told(ignored)])}"
 
 
+def verdict_of(row):
+    """The verdict of a Prediction in two columns: how sure the net is of the label says nothing of "neither"."""
+    return f"{printable(row.verdict):<8} {percent(row.confidence) if row.verdict != 'neither' else '':>7}"
+
+
+def doubt_of(row):
+    """What the label of a Prediction is where the verdict is another one: "  (cat 61.3 %?)"."""
+    told = row.label if row.verdict != "neither" else f"{row.label} {percent(row.confidence)}"
+    return f"  ({printable(told)}?)" if row.verdict != row.label else ""
+
+
 def write_row(row, style, table, console, target=None):
     """Print a Prediction: as JSON, into a CSV table, or for people, for whom what could not be read is on stderr.
 
@@ -4466,8 +4511,7 @@ def write_row(row, style, table, console, target=None):
     else:
         ranks = sorted(row.probabilities.items(), key=lambda pair: -pair[1])[1:3] if len(row.probabilities) > 2 else ()
         others = ", ".join(f"{printable(name)} {percent(share)}" for name, share in ranks)
-        doubt = f"  ({printable(row.label)}?)" if row.verdict != row.label else ""
-        print(f"{printable(row.verdict):<8} {percent(row.confidence):>7}  {printable(row.path)}{doubt}"
+        print(f"{verdict_of(row)}  {printable(row.path)}{doubt_of(row)}"
               + (f"  (then {others})" if others else "") + (f"  -> {printable(target)}" if target else ""))
     sys.stdout.flush()
 
@@ -4620,8 +4664,7 @@ def evaluate(classifier, arguments):
     if arguments.report:
         save_report(arguments.report, classifier.reportScores(), classifier.console)
     if scores["seen"]:
-        classifier.console.warn(f"{scores['seen']} of these {scores['total']} photos are among those that this net "
-                                "learned from, or look alike: if they are copies, the scores come out too good.")
+        classifier.console.warn(seen_line(scores))
     if least is not None and scores["accuracy"] < least:
         share = percent(scores["accuracy"])
         classifier.console.warn(f"CatDogClassifier: {share} is less than --assert-accuracy {least} asks for")
@@ -4670,7 +4713,7 @@ def explain(classifier, arguments):
     def draw(path):
         """The answer for one photo."""
         row, pictures = classifier.explain(path)
-        return f"{printable(row.verdict):<8} {percent(row.confidence):>7}", asdict(row), pictures
+        return verdict_of(row), asdict(row), pictures
 
     return draw_each(arguments.explain, classifier, draw, arguments.style)
 
@@ -4848,6 +4891,8 @@ def run(arguments):
         raise UsageError("--sort-into goes with -d")
     if arguments.report and asked not in ([classify_folder], [evaluate]):
         raise UsageError("--report goes with -d and --evaluate")
+    if arguments.report and not arguments.report.lower().endswith((".html", ".htm")):
+        raise UsageError(f"--report {arguments.report} does not end in .html")
     if arguments.dry_run and not arguments.sort_into:
         raise UsageError("--dry-run goes with --sort-into")
     if arguments.style == "csv" and asked not in ([classify_files], [classify_folder]):

@@ -54,7 +54,7 @@ def test_json_rows_have_the_promised_keys(run, photos, weights):
     code, out, _ = run("-d", photos, "--weights", weights, "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 1
-    assert [set(row) for row in rows] == [{"path", "label", "confidence", "verdict", "probabilities", "error"}] * 3
+    assert [set(row) for row in rows] == [{"path", "label", "confidence", "verdict", "strangeness", "probabilities", "error"}] * 3
     assert [row["label"] for row in rows] == [None, "dog", "cat"]
     assert rows[2]["path"].endswith("猫.jpg")
     assert set(rows[1]["probabilities"]) == {"cat", "dog"}

@@ -70,7 +70,7 @@ def test_a_grid_has_its_pictures_in_rows():
 
 def test_filters_show_what_excites_them():
     model = by_hand()
-    found = program.filters_of(model, model.get_layer("maps")).astype(float)
+    found = program.filters_of(model, model.get_layer("maps"), program.Console(quiet=True)).astype(float)
     assert found.shape == (4, 4, 2, 3)
     for number, colour in ((0, 0), (1, 2)):
         means = found[:, :, number].mean(axis=(0, 1))
@@ -177,7 +177,7 @@ def test_names_that_cannot_be_had_are_one_line(run, tmp_path, monkeypatch):
 def test_every_convolution_has_its_filters_drawn(run, weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     drawn = []
-    monkeypatch.setattr(program, "filters_of", lambda model, layer: (
+    monkeypatch.setattr(program, "filters_of", lambda model, layer, console: (
         drawn.append(layer.name), np.zeros((4, 4, layer.filters, 3), np.uint8))[1])
     code, out, _ = run("--weights", weights, "--filters")
     assert (code, drawn) == (0, [f"conv2d_{number}" for number in range(5)])

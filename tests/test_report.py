@@ -101,7 +101,7 @@ def test_scores_come_with_the_worst_mistakes(trained, run, tmp_path):
     assert re.fullmatch(r"dog [\d.]+ %, is cat: test/cat/wrong.png", captions[0])
     assert len(captions) == 1 + 5
     table = re.search(r"<table>.*</table>", path.read_text(), re.DOTALL)[0]
-    assert re.findall(r"<td>([^<]+)</td>", table) == ["2", "1", "66.6 %", "0", "2", "100.0 %"]
+    assert re.findall(r"<td>([^<]*)</td>", table) == ["2", "1", "66.6 %", "0", "2", "100.0 %", "100.0 %", "66.6 %", ""]
 
 
 def test_a_report_replaces_an_earlier_one_and_nothing_else(folder, weights, run, tmp_path):
@@ -116,3 +116,4 @@ def test_a_report_replaces_an_earlier_one_and_nothing_else(folder, weights, run,
     assert (code, path.read_text()) == (1, "mine")
     assert "report.html is there already, and no report" in err
     assert run("--report", path)[0] == 2
+    assert "does not end in .html" in run("-d", folder, "--weights", weights, "--report", "holiday.jpg")[2]

@@ -120,7 +120,7 @@ def test_unsure_is_a_verdict_and_the_label_stays(doubtful, run, tmp_path):
     code, out, err = run(*line, "--unsure", 0.02)
     assert code == 0
     assert f"unsure   {program.percent(confidences['both']):>7}  {tmp_path / 'holiday' / 'both.png'}  ({rows['both']['label']}?)" in out
-    assert "Below 90.0 % it says unsure: on the validation photos 0.0 % of its other answers were wrong, and 10.0 %" in err
+    assert "Below 90.0 % it says unsure: of its other answers to 100 validation photos 0.0 % were wrong, and 10.0 %" in err
     assert "3 files: 1 cat, 1 dog, 1 unsure, 0 unreadable" in err
     table = list(csv.DictReader(io.StringIO(run(*line, "--unsure", 0.02, "--csv")[1])))
     assert [row["verdict"] for row in table] == ["dog", "unsure", "cat"]
@@ -182,7 +182,8 @@ def test_what_is_unlike_the_training_photos_is_neither(trained, run, tmp_path):
     assert [row["verdict"] for row in rows] == ["dog", "neither"]
     assert rows[1]["label"] in ("cat", "dog")
     _, out, err = run("-d", tmp_path, "--weights", weights)
-    assert f"stripes.png  ({rows[1]['label']}?)" in out
+    assert f"neither           {tmp_path / 'stripes.png'}  ({rows[1]['label']} {program.percent(rows[1]['confidence'])}?)" in out
+    assert rows[0]["strangeness"] < rows[1]["strangeness"]
     assert "2 files: 0 cat, 1 dog, 1 neither, 0 unreadable" in err
 
 
