@@ -2612,7 +2612,7 @@ def in_grid(pictures, columns=16, gap=1):
 def filters_of(model, layer, console, side=96, steps=40):
     """What each filter of a layer looks for: photos that excite it, uint8 (side, side, C, 3), no larger than the net's.
 
-    Gradient ascent from noise about grey on the mean activation of each filter, in steps of the gradient over its root
+    Gradient ascent from noise about grey on the mean answer of each filter, in steps of the gradient over its root
     mean square, as in the tutorial; then with mean 0.5 and standard deviation 0.1, as there.
     """
     import keras
@@ -2622,6 +2622,7 @@ def filters_of(model, layer, console, side=96, steps=40):
     shape = (side, side, model.input_shape[-1])
     small = keras.models.clone_model(inner, input_tensors=keras.Input(shape))  # any size will do, for convolutions
     small.set_weights(inner.get_weights())
+    small.layers[-1].activation = keras.activations.linear  # a rectifier would hide from most of them which way is up
 
     @tf.function
     def ascend(pixels, places):
@@ -4027,7 +4028,7 @@ class CatDogClassifier:
         for layer in model.layers:
             if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D)):
                 pictures = filters_of(model, layer, self.console)
-                title = f"{layer.name}: what its {pictures.shape[2]} filters look for (grey noise: nothing excites it)"
+                title = f"{layer.name}: what its {pictures.shape[2]} filters look for"
                 yield layer.name, page([(title, in_grid(pictures, columns=8, gap=4))], 8 * (pictures.shape[1] + 4))
 
     def _beside(self, path, label, side=280):

@@ -68,13 +68,19 @@ def test_a_grid_has_its_pictures_in_rows():
         0, 1, 2, 3, 4, 255, 255, 255]
 
 
-def test_filters_show_what_excites_them():
+@pytest.mark.parametrize("bias", [0, -10])  # a rectifier that is shut at the start has no slope: it is left out
+def test_filters_show_what_excites_them(bias):
+    import keras
+
     model = by_hand()
+    model.get_layer("maps").activation = keras.activations.relu
+    model.get_layer("maps").bias.assign([bias, bias])
     found = program.filters_of(model, model.get_layer("maps"), program.Console(quiet=True)).astype(float)
     assert found.shape == (4, 4, 2, 3)
     for number, colour in ((0, 0), (1, 2)):
         means = found[:, :, number].mean(axis=(0, 1))
         assert means[colour] > 1.1 * np.delete(means, colour).max()
+    assert model.get_layer("maps").activation is keras.activations.relu  # the net itself is left as it is
 
 
 def test_a_heatmap_covers_the_photo_as_it_lies_upright(tmp_path):
