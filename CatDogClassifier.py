@@ -1367,8 +1367,10 @@ def copy_whole(reading, target, part=None):
             shutil.copyfileobj(original, copy)
         os.replace(part, target)
     except OSError as error:
-        fix = "Make room, or name another --dataset" if error.errno in FULL else ""
+        fix = "Make room, or name another folder" if error.errno in FULL else ""
         raise WriteError(f"cannot copy to {target}: {reason(error)}", fix) from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def numbered(stem, suffix=""):
@@ -2841,6 +2843,13 @@ def pack_figure(figure):
     return buffer.getvalue()
 
 
+def is_ours(path):
+    """Whether a file is a picture that this program has drawn."""
+    with contextlib.suppress(PhotoError), opened(path) as (image, _):
+        return image.info.get("Software") == PROGRAM
+    return False
+
+
 def draw_curves(history, name, title, best):
     """A matplotlib Figure of one measure over the epochs: training as dots, validation as a line, smoothed over it.
 
@@ -2976,6 +2985,7 @@ PAGE = """\
 <!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="generator" content="CatDogClassifier">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
@@ -3251,11 +3261,13 @@ def read_facts(about):
     classes, rung, base = facts["classes"], facts["rung"], facts["base"]
     if not (isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)):
         raise ValueError("its class names are damaged")
-    rows, plain = facts["certainty"], (int, float)
-    sound = isinstance(rows, list) and all(isinstance(row, list) and len(row) == 3 for row in rows)
-    sound = sound and all(isinstance(number, plain) and number >= 0 for row in rows for number in row)
-    sound = sound and isinstance(facts["temperature"], plain) and 0 < facts["temperature"] < 1000
-    sound = sound and isinstance(facts["strange"], plain) and facts["strange"] >= 0
+    rows, sound = facts["certainty"], True
+    for name, low, high in (("temperature", 0.01, 100), ("strange", 0, 10)):
+        sound = sound and isinstance(facts[name], (int, float)) and low <= facts[name] <= high
+    sound = sound and isinstance(rows, list) and all(isinstance(row, list) and len(row) == 3 for row in rows)
+    for sure, wrong, answered in rows if sound else ():
+        counts = isinstance(wrong, int) and isinstance(answered, int) and 0 <= wrong <= answered and 1 <= answered < 1e9
+        sound = sound and isinstance(sure, (int, float)) and 0 <= sure <= 1 and counts
     if not isinstance(facts["summary"], dict) or not sound:
         raise ValueError("what it says about itself is damaged")
     known = rung in list(RUNGS) and (not RUNGS[rung].base or base in list(BASES))  # in lists: they may be anything
@@ -3403,7 +3415,12 @@ class CatDogClassifier:
         """Go on with this model, about whose weights this is known."""
         self.model, self.facts, self.history, self.kept, self.summary = model, facts, None, 0, {}
         self._litert, self._run, self.seen, self.recipe = None, None, np.empty(0, np.int64), {}
-        self.temperature, self.certainty, self.strange, self.directions, self._watcher = 1.0, [], 2.0, None, None
+        self._watcher = None
+        self._forget()
+
+    def _forget(self):
+        """Know nothing of how far these weights can be relied on: it is found out at the end of a training."""
+        self.temperature, self.certainty, self.strange, self.directions = 1.0, [], 2.0, None
 
     def _build(self, policy):
         """A net of the present rung, its weights random."""
@@ -3503,6 +3520,7 @@ class CatDogClassifier:
         training = self._set_up(validation)
         self.seen = np.union1d(self.seen, learned_from)[-MAX_SEEN:]
         self._announce(training, weights)
+        self._forget()
         training.run(train, validation, self.history)
         self.kept = training.progress.kept
         if math.isinf(training.progress.best):
@@ -3755,7 +3773,10 @@ class CatDogClassifier:
     def _write_beside(self, ending, pack):
         """Write what `pack` makes beside the weights; returns its path, or None and a word: it must not cost them."""
         path = beside(self.settings.weights, ending)
+        known = is_ours if ending.endswith(".png") else read_history
         try:
+            if os.path.lexists(path) and not known(path):
+                raise WriteError("a file that this program has not written is there")
             write_whole(path, pack())
         except Exception as error:  # noqa: BLE001 (whatever a plotting library fails with)
             self.console.warn(f"{printable(path)} is missing: {printable(error)}")
@@ -3813,7 +3834,8 @@ class CatDogClassifier:
         self._take(model, facts)
         self._as_loaded, (self.seen, self.directions) = model.optimizer, extras_of(path)
         self._know(facts)
-        if self.directions is not None and self.directions.shape[1] != described(model).output_shape[1]:
+        seeing = described(model) if self.directions is not None else None
+        if seeing is None or self.directions.shape[1] != seeing.output_shape[1]:
             self.directions = None  # they are of another net
 
     def _check_rung(self, about, path):
@@ -3993,7 +4015,8 @@ class CatDogClassifier:
         """So many versions of a photo as training sees it: uint8 (size, size, count, 3)."""
         import tensorflow as tf
 
-        draws = HOW[self.settings.recipe].augment(np.random.default_rng(self.settings.seed or 0), count, self.size)
+        recipe = HOW.get(self.facts.get("recipe", {}).get("--recipe"), HOW[self.settings.recipe])
+        draws = recipe.augment(np.random.default_rng(self.settings.seed or 0), count, self.size)
         photos, compiled = np.repeat(photo[None], count, axis=0), tf.function(warp, jit_compile=True)
         changed = compiled(photos, tf.constant(draws, tf.float32))
         return np.rint(np.asarray(changed) * 255).astype(np.uint8).transpose(1, 2, 0, 3)
@@ -4058,7 +4081,11 @@ class CatDogClassifier:
             """Photos with the heatmap of their answer, and what was right."""
             told = ((row, f"{row.label} {percent(row.confidence)}, is {truth[row.path]}: "
                      f"{os.path.relpath(row.path, directory)}") for row in rows[:most])
-            return html_cases([(self._beside(row.path, row.label), caption) for row, caption in told])
+            drawn = []
+            for row, caption in told:
+                with contextlib.suppress(PhotoError):  # it has vanished meanwhile
+                    drawn.append((self._beside(row.path, row.label), caption))
+            return html_cases(drawn)
 
         recall, precision = (["-" if share is None else percent(share) for share in scores[kind]]
                              for kind in ("recall", "precision"))
@@ -4091,7 +4118,8 @@ class CatDogClassifier:
                 groups[row.verdict].append((photos[row.path], told))
         for verdict, cases in sorted(groups.items()):
             parts.append((f"{verdict}: {len(cases)}", html_gallery(cases, sheets)))
-        unread = [[os.path.relpath(row.path, directory), row.error] for row in rows if row.error]
+        unread = [[os.path.relpath(row.path, directory), row.error or photos[row.path]] for row in rows
+                  if row.error or isinstance(photos[row.path], PhotoError)]
         parts += [(f"Unreadable: {len(unread)}", html_table(["file", "why"], unread))] if unread else []
         counts = printable(", ".join(f"{len(cases)} {verdict}" for verdict, cases in sorted(groups.items())))
         told = "".join(f"<p>{html.escape(printable(line))}</p>" for line in (counts, *about))
@@ -4409,7 +4437,10 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
     for row in classifier.predict_each(paths):
         if sys.stdout.isatty():
             console.clear()
-        target = sort_photo(row, arguments, copied) if arguments.sort_into else None
+        try:
+            target = sort_photo(row, arguments, copied) if arguments.sort_into else None
+        except PhotoError as error:  # it has vanished meanwhile
+            row, target = Prediction(row.path, error=str(error)), None
         write_row(row, arguments.style, table, console, target)
         counts[row.verdict] += 1
         rows += [row] if arguments.report else []
@@ -4433,10 +4464,19 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
     return 1 if unread else 0
 
 
-def save_report(path, page, console):
-    """Write a web page, and say so. Raises WriteError where that would replace something else."""
-    if os.path.lexists(path) and not Path(path).read_bytes().startswith(PAGE[:15].encode()):
+def check_report(path):
+    """Raise WriteError now rather than at the end where a web page would replace something else, or has no place."""
+    ours = not os.path.lexists(path)
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        ours = b'content="CatDogClassifier"' in file.read(300)
+    if not ours:
         raise WriteError(f"{path} is there already, and no report", "Name another --report")
+    if not Path(path).absolute().parent.is_dir():
+        raise WriteError(f"{path} cannot be written: there is no such folder", "Name another --report")
+
+
+def save_report(path, page, console):
+    """Write a web page, and say so."""
     write_whole(path, page.encode("utf-8", "backslashreplace"))
     console.say(f"report: {printable(path)}")
 
@@ -4457,11 +4497,17 @@ def sort_photo(row, arguments, copied):
     """
     if row.error:
         return None
-    if Path(row.verdict).name != row.verdict or row.verdict in (".", ".."):  # it comes from the weights file
+    odd = re.search("[\0\ud800-\udfff]", row.verdict) or Path(row.verdict).name != row.verdict
+    if odd or row.verdict in (".", ".."):  # it comes from the weights file
         raise WeightsError(f"the class {row.verdict} cannot be the name of a folder", "Name other --weights")
-    target, there = place_for(row.path, Path(arguments.sort_into, row.verdict), copied)
+    try:
+        target, there = place_for(row.path, Path(arguments.sort_into, row.verdict), copied)
+        open_regular(row.path).close()
+    except OSError as error:
+        raise PhotoError(f"cannot be copied: {reason(error)}") from None
     if not there and not arguments.dry_run:
-        copy_whole(functools.partial(open_regular, row.path), target, temporary(target))
+        part = target.with_name(f".{os.urandom(6).hex()}.tmp")  # short: the name of the photo may be as long as can be
+        copy_whole(functools.partial(open_regular, row.path), target, part)
         with contextlib.suppress(OSError):
             shutil.copystat(row.path, target)  # the day that it was taken, for one
     copied.setdefault(target, there)
@@ -4479,7 +4525,7 @@ def answered_by(classifier):
 
 def count_line(counts, classes, unread, ignored):
     """What became of all the files: "8 files: 5 cat, 2 dog, 1 unreadable (.heic 1)", and how many were ignored."""
-    others = [verdict for verdict in ("unsure", "neither") if counts[verdict]]
+    others = [verdict for verdict in ("unsure", "neither") if counts[verdict] and verdict not in classes]
     parts = [f"{counts[name]} {printable(name)}" for name in (*classes, *others)]
     parts.append(f"{unread.total()} unreadable" + (f" ({tally(unread)})" if unread else ""))
     return f"{counts.total() + ignored.total()} files: {', '.join([*parts, *told(ignored)])}"
@@ -4544,8 +4590,8 @@ def classify_folder(classifier, arguments):
         raise DatasetError(f"there is no folder {folder}")
     if not os.path.isdir(folder):
         raise UsageError(f"{folder} is not a folder", f"Classify a photo with -f {printable(folder)}")
-    ignored = collections.Counter()
-    paths = list_photos(folder, ignored=ignored)
+    ignored, report = collections.Counter(), os.path.abspath(arguments.report or os.devnull)
+    paths = (path for path in list_photos(folder, ignored=ignored) if os.path.abspath(path) != report)
     first = next(paths, None)
     if first is None:
         raise DatasetError(f"{folder} holds no photos")
@@ -4620,13 +4666,6 @@ def save_check(classifier, report):
         return None
 
 
-def is_ours(path):
-    """Whether a file is a picture that this program has drawn."""
-    with contextlib.suppress(PhotoError), opened(path) as (image, _):
-        return image.info.get("Software") == PROGRAM
-    return False
-
-
 def print_report(report, picture):
     """A Report for people: what is there, then the findings by kind, then the verdict."""
     ignored = told(collections.Counter(files=report.ignored))
@@ -4696,13 +4735,14 @@ def draw_each(paths, classifier, draw, style):
     for path in paths:
         try:
             line, row, pictures = draw(path)
-        except PhotoError as error:
+            stem = os.fsencode(Path(path).stem)[:200].decode(errors="ignore")
+            name = next(name for name in numbered(stem) if name not in taken)
+            taken.add(name)
+            files = save_pictures({f"{name}_{kind}.png": picture for kind, picture in pictures.items()})
+        except (PhotoError, WriteError) as error:
             classifier.console.warn(f"{printable(path)}: {error}")
             unread += 1
             continue
-        name = next(name for name in numbered(Path(path).stem) if name not in taken)
-        taken.add(name)
-        files = [save_picture(f"{name}_{kind}.png", pack_picture(picture)) for kind, picture in pictures.items()]
         print(json.dumps({**row, "files": files}) if style == "json" else
               f"{line}  {printable(path)}\nsaved    " + "\n         ".join(map(printable, files)), flush=True)
     return 1 if unread else 0
@@ -4725,8 +4765,9 @@ def imagenet(classifier, arguments):
     def draw(path):
         """The classes for one photo."""
         found, picture = classifier.imagenet(path)
-        line = ", ".join(f"{name} {percent(share)}" for name, share in found)
-        return line, {"path": path, "classes": dict(found)}, {"imagenet": picture}
+        line = ", ".join(f"{printable(name)} {percent(share)}" for name, share in found)
+        classes = [{"name": name, "probability": share} for name, share in found]  # two of them are called "crane"
+        return line, {"path": path, "classes": classes}, {"imagenet": picture}
 
     return draw_each(arguments.imagenet, classifier, draw, arguments.style)
 
@@ -4734,17 +4775,19 @@ def imagenet(classifier, arguments):
 def filters(classifier, arguments):
     """--filters: a picture for each convolution, in the present folder."""
     for layer, picture in classifier.filters():
-        path = save_picture(f"{Path(classifier.source).stem}_{layer}.png", pack_picture(picture))
-        print(json.dumps({"layer": layer, "file": path}) if arguments.style == "json" else path, flush=True)
+        (path,) = save_pictures({f"{Path(classifier.source).stem}_{layer}.png": picture})
+        print(json.dumps({"layer": layer, "file": path}) if arguments.style == "json" else printable(path), flush=True)
     return 0
 
 
-def save_picture(path, content):
-    """Write a picture, unless that would replace a file that this program has not drawn: WriteError. Its path."""
-    if os.path.lexists(path) and not is_ours(path):
-        raise WriteError(f"{path} is there already, and not ours to replace", "Run it in another folder")
-    write_whole(path, content)
-    return path
+def save_pictures(pictures):
+    """Write PIL images, {path: image}; the paths. Raises WriteError rather than replace a file of somebody else."""
+    for path in pictures:
+        if os.path.lexists(path) and not is_ours(path):
+            raise WriteError(f"{path} is there already, and not ours to replace", "Run it in another folder")
+    for path, picture in pictures.items():
+        write_whole(path, pack_picture(picture))
+    return list(pictures)
 
 
 def compare(classifier, arguments):
@@ -4894,6 +4937,10 @@ def run(arguments):
         raise UsageError("--report goes with -d and --evaluate")
     if arguments.report and not arguments.report.lower().endswith((".html", ".htm")):
         raise UsageError(f"--report {arguments.report} does not end in .html")
+    if arguments.report:
+        check_report(arguments.report)
+    if "" in (arguments.report, arguments.sort_into):
+        raise UsageError("--report and --sort-into need a name")
     if arguments.dry_run and not arguments.sort_into:
         raise UsageError("--dry-run goes with --sort-into")
     if arguments.style == "csv" and asked not in ([classify_files], [classify_folder]):

@@ -131,11 +131,14 @@ def test_pictures_are_listed_and_nothing_of_others_is_replaced(run, weights, tmp
     before = {path: Path(path).read_bytes() for path in rows[0]["files"]}
     assert run(*line)[0] == 1  # ours are replaced, by the same
     assert {path: Path(path).read_bytes() for path in before} == before
-    shutil.copy("猫.png", "猫_heatmap.png")
-    mine = Path("猫_heatmap.png").read_bytes()
-    code, _, err = run(*line)
-    assert (code, Path("猫_heatmap.png").read_bytes()) == (1, mine)
-    assert "猫_heatmap.png is there already, and not ours to replace" in err
+    os.unlink("猫_heatmap.png")
+    shutil.copy("猫.png", "猫_activations.png")
+    mine = Path("猫_activations.png").read_bytes()
+    code, out, err = run(*line, "--json")
+    assert (code, Path("猫_activations.png").read_bytes()) == (1, mine)
+    assert "猫_activations.png is there already, and not ours to replace" in err
+    assert not Path("猫_heatmap.png").exists()  # all of them or none
+    assert len(out.splitlines()) == 1  # and the others go on
 
 
 # ImageNet. -------------------------------------------------------------------------------------------------------------
@@ -150,9 +153,10 @@ def test_imagenet_knows_the_breed(real, run, tmp_path, monkeypatch):
     row = json.loads(out)
     assert code == 1
     assert "broken.jpg: not a photo" in err
-    assert next(iter(row["classes"])) == "Yorkshire terrier"
-    assert len(row["classes"]) == 3
-    assert list(row["classes"].values()) == sorted(row["classes"].values(), reverse=True)
+    assert row["classes"][0]["name"] == "Yorkshire terrier"
+    shares = [found["probability"] for found in row["classes"]]
+    assert len(shares) == 3
+    assert shares == sorted(shares, reverse=True)
     assert row["files"] == ["dog.4002_imagenet.png"]
     assert Image.open("dog.4002_imagenet.png").width == 1000
 

@@ -110,10 +110,13 @@ def test_a_report_replaces_an_earlier_one_and_nothing_else(folder, weights, run,
     run(*line)
     path.write_text(path.read_text()[:200])
     run(*line)
-    assert len(path.read_text()) > 200
-    path.write_text("mine")
+    assert len(path.read_text()) > 2000
+    path.write_text("<!doctype html><title>mine</title>")
     code, _, err = run(*line)
-    assert (code, path.read_text()) == (1, "mine")
+    assert (code, path.read_text()) == (1, "<!doctype html><title>mine</title>")
+    assert "no such folder" in run("-d", folder, "--weights", weights, "--report", tmp_path / "no" / "r.html")[2]
+    inside = ["-d", folder, "--weights", weights, "--report", folder / "r.html"]
+    assert run(*inside)[1] == run(*inside)[1]  # the page is none of the photos
     assert "report.html is there already, and no report" in err
     assert run("--report", path)[0] == 2
     assert "does not end in .html" in run("-d", folder, "--weights", weights, "--report", "holiday.jpg")[2]

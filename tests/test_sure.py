@@ -1,6 +1,7 @@
 """Calibrated confidences, "unsure" with a measured meaning, and photos sorted by the verdict."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -141,7 +142,9 @@ def test_weights_that_do_not_know_how_sure_they_are_say_so(weights, run, tmp_pat
 
 
 @pytest.mark.parametrize("facts", [{"temperature": 0}, {"temperature": "1"}, {"certainty": [[0.9, 1]]}, {"certainty": {}},
-                                   {"certainty": [["a", 1, 2]]}, {"temperature": float("nan")}])
+                                   {"certainty": [["a", 1, 2]]}, {"temperature": float("nan")}, {"temperature": 1e-300},
+                                   {"certainty": [[0.9, 0, 0]]}, {"certainty": [[0.9, 3, 2]]}, {"strange": float("inf")},
+                                   {"certainty": [[0.9, 0, float("inf")]]}, {"certainty": [[0.9, 0, 10**400]]}])
 def test_damaged_facts_are_refused(facts):
     with pytest.raises(ValueError, match="damaged"):
         program.read_facts(json.dumps(facts))
@@ -275,6 +278,7 @@ def test_a_class_that_leads_out_of_the_folder_is_refused(weights, run, tmp_path)
 
 @pytest.mark.parametrize(("flags", "expected"), [
     (["--sort-into", "x"], "--sort-into goes with -d"), (["-d", "holiday", "--sort-into", "holiday/sorted"], "lies inside holiday"),
+    (["-d", "holiday", "--sort-into", ""], "--report and --sort-into need a name"),
     (["-d", "holiday", "--dry-run"], "--dry-run goes with --sort-into"), (["--unsure", "0.1"], "--unsure goes with -f, -d"),
     (["-d", "holiday", "--unsure", "2"], "--unsure must lie between 0 and 1")])
 def test_flags_that_do_not_go_together(flags, expected, run, tmp_path, monkeypatch):
@@ -293,3 +297,72 @@ def test_the_reliability_diagram_shows_the_bins(trained):
     assert len({line.get_color() for line in axes.lines}) == 3
     with pytest.raises(program.TrainingError, match="not known yet"):
         CatDogClassifier().showReliability()
+
+
+def test_a_photo_that_vanishes_is_a_row_and_the_rest_go_on(doubtful, run, tmp_path, monkeypatch):
+    real = program.place_for
+
+    def vanishing(path, folder, taken):
+        if Path(path).name == "both.png":
+            os.unlink(path)
+        return real(path, folder, taken)
+
+    monkeypatch.setattr(program, "place_for", vanishing)
+    code, out, err = run("-d", tmp_path / "holiday", "--weights", doubtful, "--sort-into", tmp_path / "sorted", "--json")
+    rows = [json.loads(row) for row in out.splitlines()]
+    assert (code, len(rows)) == (1, 3)
+    assert rows[1]["error"] == "cannot be copied: No such file or directory"
+    assert sorted(tree(tmp_path / "sorted")) == ["cat/red.png", "dog/blue.png"]
+    assert "1 unreadable" in err
+
+
+def test_a_copy_that_fails_leaves_nothing_half_written(doubtful, run, tmp_path, monkeypatch):
+    def full(original, copy):
+        copy.write(original.read(10))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(program.shutil, "copyfileobj", full)
+    code, _, err = run("-d", tmp_path / "holiday", "--weights", doubtful, "--sort-into", tmp_path / "sorted")
+    assert code == 1
+    assert "No space left on device. Make room, or name another folder" in err
+    assert tree(tmp_path / "sorted") == {}
+
+
+def test_a_name_as_long_as_can_be_is_copied(doubtful, run, tmp_path):
+    name = "x" * 250 + ".png"
+    os.rename(tmp_path / "holiday" / "red.png", tmp_path / "holiday" / name)
+    assert run("-d", tmp_path / "holiday", "--weights", doubtful, "--sort-into", tmp_path / "sorted")[0] == 0
+    assert f"cat/{name}" in tree(tmp_path / "sorted")
+
+
+@pytest.mark.parametrize("classes", [["a\0", "b"], ["..", "z"]])
+def test_a_class_that_is_no_name_of_a_folder_is_refused(classes, weights, run, tmp_path, dataset):
+    net = CatDogClassifier(weights=weights, quiet=True)
+    net.load_weights()
+    (tmp_path / "x.h5").write_bytes(program.pack_weights(net.predictor, {**net.facts, "classes": classes, "strange": 2.0}))
+    code, _, err = run("-d", dataset, "--weights", tmp_path / "x.h5", "--sort-into", tmp_path / "out")
+    assert code == 1
+    assert "cannot be the name of a folder" in err
+
+
+def test_a_training_that_is_stopped_knows_nothing_of_its_doubts(dataset, tmp_path, monkeypatch):
+    """What was found out about earlier weights of the net is not true of these."""
+    classifier = quick(tmp_path, dataset=str(dataset), epochs=2)
+    classifier.train()
+    assert classifier.certainty and classifier.directions is not None
+    monkeypatch.setattr(program.Training, "over", lambda self: "interrupted" if self.progress.epochs == 3 else None)
+    classifier.train()
+    facts = program.facts_of(tmp_path / "net.h5")
+    assert (facts["temperature"], facts["certainty"], facts["strange"]) == (1.0, [], 2.0)
+    assert program.extras_of(tmp_path / "net.h5")[1] is None
+
+
+def test_curves_do_not_replace_files_of_others(dataset, tmp_path):
+    quick(tmp_path, dataset=str(dataset), epochs=1).train()
+    tint("cat", np.random.default_rng(0)).save(tmp_path / "net_loss.png")
+    (tmp_path / "net_history.csv").write_text("day,weather\n1,rain\n")
+    before = {name: (tmp_path / name).read_bytes() for name in ("net_loss.png", "net_history.csv")}
+    classifier = quick(tmp_path, dataset=str(dataset), epochs=1)
+    classifier.train()
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert [Path(path).name for path in classifier.files] == ["net.h5", "net_accuracy.png", "net_reliability.png"]
