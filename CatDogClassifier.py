@@ -100,7 +100,9 @@ ENOUGH_EPOCHS = 10  # for a net that only guesses to be said not to learn
 MAX_FILE, MAX_ITEMS, MAX_DEPTH, MAX_TEXT, MAX_TEXTS = 1_000_000_000, 10_000, 9, 65_536, 512
 MAX_CLASSES = 100  # so that what is said of each fits into such a text
 MAX_SEEN = 100_000  # photos that a weights file remembers
-DIRECTIONS, TURNED_AWAY = 32, 0.005  # that say what is familiar to a net; the share of validation photos that are not
+# The directions that say what is familiar to a net; the share of validation photos that are not, and how many of these
+# it takes to say that of a photo.
+DIRECTIONS, TURNED_AWAY, ENOUGH_PHOTOS = 32, 0.005, 100
 DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the shipped drawings
 
 # What lies beside the weights NAME.h5: NAME_history.csv, ...
@@ -2844,7 +2846,10 @@ def pack_figure(figure):
 
 
 def is_ours(path):
-    """Whether a file is a picture that this program has drawn."""
+    """Whether a file is a picture that this program has drawn, a history that it has written, or empty."""
+    if str(path).endswith(HISTORY):
+        with contextlib.suppress(OSError), open_regular(path) as file:
+            return file.read(6) in (b"epoch,", b"")
     with contextlib.suppress(PhotoError), opened(path) as (image, _):
         return image.info.get("Software") == PROGRAM
     return False
@@ -3733,7 +3738,7 @@ class CatDogClassifier:
     def _know_own_kind(self, most=1000):
         """Find what is familiar in the training photos, and how strange validation photos may be."""
         seeing = described(self.predictor)
-        if seeing is None:
+        if seeing is None or len(self.validation[1]) < ENOUGH_PHOTOS:
             return
 
         def descriptions(photos):
@@ -3745,7 +3750,7 @@ class CatDogClassifier:
         some = np.sort(np.random.default_rng(0).permutation(len(photos))[:most])
         self.directions = familiar(descriptions(photos[some]))
         strange = 1 - np.linalg.norm(descriptions(self.validation[0]) @ self.directions.T, axis=1)
-        margin = np.ptp(strange) / np.sqrt(len(strange))  # few photos do not show how strange the strangest may be
+        margin = 10 * np.ptp(strange) / len(strange)  # few photos do not show how strange the strangest may be
         self.strange = float(np.quantile(strange, 1 - TURNED_AWAY) + margin)
 
     def _finish(self, training):
@@ -3773,9 +3778,8 @@ class CatDogClassifier:
     def _write_beside(self, ending, pack):
         """Write what `pack` makes beside the weights; returns its path, or None and a word: it must not cost them."""
         path = beside(self.settings.weights, ending)
-        known = is_ours if ending.endswith(".png") else read_history
         try:
-            if os.path.lexists(path) and not known(path):
+            if os.path.lexists(path) and not is_ours(path):
                 raise WriteError("a file that this program has not written is there")
             write_whole(path, pack())
         except Exception as error:  # noqa: BLE001 (whatever a plotting library fails with)

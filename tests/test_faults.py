@@ -62,7 +62,7 @@ def stop(monkeypatch, where, epoch):
         monkeypatch.setattr(CatDogClassifier, "_save_state", lambda self, recipe, training: (
             kill() if training.progress.epochs == epoch else save(self, recipe, training)))
     elif where == "killed while scoring":
-        monkeypatch.setattr(CatDogClassifier, "_score", kill)
+        monkeypatch.setattr(CatDogClassifier, "_judge", kill)
 
 
 @pytest.mark.parametrize(("where", "epoch", "optimizer"), [

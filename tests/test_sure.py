@@ -14,7 +14,7 @@ from PIL import Image
 
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier, certainty_of, cooled, fit_temperature, reliability, threshold_of
-from conftest import both, quick, tint
+from conftest import both, make_dataset, quick, tint
 from test_inside import by_hand
 from test_ladder import net
 
@@ -176,8 +176,24 @@ def test_a_base_is_described_by_its_last_maps_and_a_net_without_convolutions_not
     assert program.described(net("signs")) is None
 
 
-def test_what_is_unlike_the_training_photos_is_neither(trained, run, tmp_path):
-    weights, stripes = trained.settings.weights, np.zeros((24, 24, 3), np.uint8)
+@pytest.fixture(scope="module")
+def watching(tmp_path_factory):
+    """A classifier that knows what is familiar to it, though it has few photos to know that from."""
+    folder = tmp_path_factory.mktemp("watching")
+    data = make_dataset(folder / "data", {"train": 40, "validation": 8, "test": 8})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(program, "ENOUGH_PHOTOS", 16)
+        classifier = quick(folder, dataset=str(data))
+        classifier.train()
+    return classifier
+
+
+def test_few_photos_are_not_enough_to_call_anything_strange(trained):
+    assert (trained.strange, trained.directions) == (2.0, None)
+
+
+def test_what_is_unlike_the_training_photos_is_neither(watching, run, tmp_path):
+    weights, stripes = watching.settings.weights, np.zeros((24, 24, 3), np.uint8)
     stripes[::4, :, 1] = 255
     Image.fromarray(stripes).save(tmp_path / "stripes.png")
     tint("dog", np.random.default_rng(9)).save(tmp_path / "dog.png")
@@ -190,17 +206,17 @@ def test_what_is_unlike_the_training_photos_is_neither(trained, run, tmp_path):
     assert "2 files: 0 cat, 1 dog, 1 neither, 0 unreadable" in err
 
 
-def test_hardly_any_validation_photo_is_neither(trained):
-    strange = trained._see(trained.validation[0])[1]
-    assert (strange > trained.strange).sum() <= np.ceil(program.TURNED_AWAY * len(strange))
-    assert trained.directions.shape == (32, 608)
+def test_hardly_any_validation_photo_is_neither(watching):
+    strange = watching._see(watching.validation[0])[1]
+    assert (strange > watching.strange).sum() <= np.ceil(program.TURNED_AWAY * len(strange))
+    assert watching.directions.shape == (32, 608)
 
 
-def test_litert_finds_the_same_photos_strange(trained, tmp_path, monkeypatch):
+def test_litert_finds_the_same_photos_strange(watching, tmp_path, monkeypatch):
     pytest.importorskip("ai_edge_litert.interpreter", reason="pip install ai-edge-litert")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     photos = np.random.default_rng(0).integers(0, 256, (6, 150, 150, 3), dtype=np.uint8)
-    quickly, plainly = (CatDogClassifier(weights=trained.settings.weights, quiet=True) for _ in range(2))
+    quickly, plainly = (CatDogClassifier(weights=watching.settings.weights, quiet=True) for _ in range(2))
     quickly.answer  # noqa: B018
     plainly.load_weights()
     assert quickly.model is None
@@ -347,6 +363,7 @@ def test_a_class_that_is_no_name_of_a_folder_is_refused(classes, weights, run, t
 
 def test_a_training_that_is_stopped_knows_nothing_of_its_doubts(dataset, tmp_path, monkeypatch):
     """What was found out about earlier weights of the net is not true of these."""
+    monkeypatch.setattr(program, "ENOUGH_PHOTOS", 1)
     classifier = quick(tmp_path, dataset=str(dataset), epochs=2)
     classifier.train()
     assert classifier.certainty and classifier.directions is not None
