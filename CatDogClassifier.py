@@ -2090,7 +2090,7 @@ RUNGS = {
                     "five convolutions, dropout, augmentation: small and quick"),
     "baseline": Rung(functools.partial(convolutions, filters=FOUR),
                      "four convolutions and nothing against over-fitting: where the climb begins",
-                     {"batch_size": 20, **PLAIN}, SLOW, tutorial=0.733),
+                     {"batch_size": 20, **PLAIN}, SLOW, SLOW, tutorial=0.733),
     "dropout": Rung(functools.partial(convolutions, filters=FOUR, dropout=0.5),
                     "the same with dropout and augmentation: it learns for longer before it over-fits",
                     {"epochs": 100}, {"steps": 100, **SLOW}, tutorial=0.812),
