@@ -147,6 +147,11 @@ def option(default, text, **parsing):
     return field(default=default, metadata={"help": text, **parsing})
 
 
+def flags_of(setting):
+    """What a field of Settings is called on the command line: ["-q", "--quiet"]."""
+    return setting.metadata.get("flags", ["--" + setting.name.replace("_", "-")])
+
+
 @dataclass(frozen=True)
 class Settings:
     """What can be chosen, with its defaults. Raises UsageError for a value out of range."""
@@ -1372,7 +1377,8 @@ def copy_whole(reading, target, part=None):
         fix = "Make room, or name another folder" if error.errno in FULL else ""
         raise WriteError(f"cannot copy to {target}: {reason(error)}", fix) from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is there only if copying has failed
+            part.unlink()
 
 
 def numbered(stem, suffix=""):
@@ -2588,11 +2594,11 @@ def activations_of(model, photo):
     kinds = (layers.Conv2D, layers.DepthwiseConv2D, layers.MaxPooling2D, layers.AveragePooling2D)
     shown = [layer for layer in model.layers if isinstance(layer, kinds)]
     if not shown:
-        last_maps(model)
+        last_maps(model)  # which says so
     inner = keras.Model(model.inputs[0], [layer.output for layer in shown])
-    outputs = inner(scaled(photo[None], model.input_shape[-1]), training=False)
-    outputs = outputs if isinstance(outputs, list) else [outputs]
-    return [(layer.name, np.float32(maps[0])) for layer, maps in zip(shown, outputs, strict=True)]
+    found = inner(scaled(photo[None], model.input_shape[-1]), training=False)
+    found = found if isinstance(found, list) else [found]  # Keras gives one output bare
+    return [(layer.name, np.float32(maps[0])) for layer, maps in zip(shown, found, strict=True)]
 
 
 def visible(maps):
@@ -2776,8 +2782,10 @@ class Training:
         self.epoch, self.epoch_started = epoch, time.monotonic()
 
     def begin_batch(self, batch, logs):
-        """Set the learning rate of this step."""
+        """Set the learning rate of this step; a constant one is left as it is."""
         start, settings = self.progress.start, self.settings
+        if not HOW[settings.recipe].decay:
+            return
         share = ((self.epoch - start) * self.steps + batch + 0.5) / ((self.last - start) * self.steps)
         self.model.optimizer.learning_rate = settings.learning_rate * HOW[settings.recipe].rate(share)
 
@@ -2830,7 +2838,7 @@ class Training:
 
 
 # ======================================================================================================================
-# 12. Pictures
+# 12. Pictures and pages
 # ======================================================================================================================
 
 # Told apart by the colour-blind too (Okabe and Ito, 2008).
@@ -2954,6 +2962,11 @@ def overlaid(photo, heat, strength=0.4):
     grown = Image.fromarray(heat.astype(np.float32)).resize(photo.shape[1::-1], Image.Resampling.BICUBIC)
     colours = colormaps["turbo"](np.asarray(grown).clip(0, 1))[..., :3] * 255
     return np.rint((1 - strength) * photo + strength * colours).astype(np.uint8)
+
+
+def twofold(photo, heat):
+    """A photo, uint8 (H, W, 3), and beside it the same one under the colours of a heatmap."""
+    return in_grid(np.stack([photo, overlaid(photo, heat)], axis=2), columns=2, gap=8)
 
 
 def page(parts, width=1000):
@@ -3258,6 +3271,18 @@ def extras_of(path):
     return found.get("seen", np.empty(0, np.int64)), found.get("directions")
 
 
+def within(number, low, high, kind=(int, float)):
+    """Whether this is a number, of a kind, between two limits."""
+    return isinstance(number, kind) and low <= number <= high
+
+
+def is_certainty(rows):
+    """Whether these are rows of `certainty_of`."""
+    rows = rows if isinstance(rows, list) else [None]
+    return all(isinstance(row, list) and len(row) == 3 and within(row[0], 0, 1) and within(row[2], 1, 10**9, int)
+               and within(row[1], 0, row[2], int) for row in rows)
+
+
 def read_facts(about):
     """What a weights file says about its net, with the tutorial's answers where it says nothing. Raises ValueError."""
     facts = json.loads(about)
@@ -3266,14 +3291,8 @@ def read_facts(about):
     classes, rung, base = facts["classes"], facts["rung"], facts["base"]
     if not (isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)):
         raise ValueError("its class names are damaged")
-    rows, sound = facts["certainty"], True
-    for name, low, high in (("temperature", 0.01, 100), ("strange", 0, 10)):
-        sound = sound and isinstance(facts[name], (int, float)) and low <= facts[name] <= high
-    sound = sound and isinstance(rows, list) and all(isinstance(row, list) and len(row) == 3 for row in rows)
-    for sure, wrong, answered in rows if sound else ():
-        counts = isinstance(wrong, int) and isinstance(answered, int) and 0 <= wrong <= answered and 1 <= answered < 1e9
-        sound = sound and isinstance(sure, (int, float)) and 0 <= sure <= 1 and counts
-    if not isinstance(facts["summary"], dict) or not sound:
+    limits = within(facts["temperature"], 0.01, 100) and within(facts["strange"], 0, 10)
+    if not (isinstance(facts["summary"], dict) and limits and is_certainty(facts["certainty"])):
         raise ValueError("what it says about itself is damaged")
     known = rung in list(RUNGS) and (not RUNGS[rung].base or base in list(BASES))  # in lists: they may be anything
     if not known or not 2 <= len(classes) <= MAX_CLASSES or classes != sorted(set(classes)):
@@ -3333,7 +3352,7 @@ def litert_outputs(content, batch_size=4):
         interpreter.invoke()
         return interpreter.get_tensor(wanted["index"])
 
-    def outputs(photos):
+    def in_batches(photos):
         """What the net makes of photos, a few at a time."""
         batches = [photos[i : i + batch_size] for i in range(0, len(photos), batch_size)]
         parts = [answer(scaled(batch, given["shape"][-1])) for batch in batches]
@@ -3341,7 +3360,7 @@ def litert_outputs(content, batch_size=4):
 
     with hushed():  # it announces its delegate; and if it cannot answer, that shows here
         answer(np.zeros(given["shape"], np.float32))
-    return outputs
+    return in_batches
 
 
 def pack_history(history):
@@ -3398,17 +3417,16 @@ class CatDogClassifier:
         self.console = Console(self.settings.quiet)
         self.classes, self.drawings = default_classes(rung), False
         self._answering, self._as_loaded, self._head, self._climbed, self.files = None, None, None, None, []
-        self._imagenet = None
         self._take(None, None)
 
     def _be(self, rung, base):
         """Be of this rung, with this base if it has one, and train as it does where nothing else was asked for."""
         self.rung, self.base = rung, base
-        kind, given = named("--model", rung, RUNGS), {"recipe": Settings.recipe, **self._given}
-        if kind.base and given["recipe"] in HOW:
-            given["recipe"] = "tutorial"  # what is pretrained wants small steps, and no other recipe
-        recipe, more = HOW.get(given["recipe"], Recipe()), kind.best if given["recipe"] == "best" else kind.tutor
-        self.settings = Settings(**{**recipe.training, **kind.training, **more, **given})
+        kind, recipe = named("--model", rung, RUNGS), self._given.get("recipe", Settings.recipe)
+        named("--recipe", recipe, HOW)
+        recipe = "tutorial" if kind.base else recipe  # what is pretrained wants small steps, and no other recipe
+        more = kind.best if recipe == "best" else kind.tutor
+        self.settings = Settings(**{**HOW[recipe].training, **kind.training, **more, **self._given, "recipe": recipe})
         named("--base", base, BASES)
 
     @property
@@ -3425,7 +3443,8 @@ class CatDogClassifier:
 
     def _forget(self):
         """Know nothing of how far these weights can be relied on: it is found out at the end of a training."""
-        self.temperature, self.certainty, self.strange, self.directions = 1.0, [], 2.0, None
+        self.temperature, self.certainty, self.directions = 1.0, [], None
+        self.strange = 2.0  # nothing is as strange as that
 
     def _build(self, policy):
         """A net of the present rung, its weights random."""
@@ -3610,7 +3629,8 @@ class CatDogClassifier:
 
     def _recipe(self):
         """What a training must have in common with an unfinished one to go on with it: {what it is called: value}."""
-        settings = {"--" + name.replace("_", "-"): getattr(self.settings, name) for name in RECIPE}
+        settings = {flags_of(each)[-1]: getattr(self.settings, each.name) for each in fields(Settings)
+                    if each.name in RECIPE}
         base, source = RUNGS[self.rung].base, self.settings.base_weights
         if base:
             settings["--base-weights"] = source if source in ("imagenet", "none") else digest_of(source)
@@ -3713,10 +3733,8 @@ class CatDogClassifier:
     def _judge(self):
         """Calibrate the best epoch, and score it on the validation photos and on test photos if there are any."""
         parts = {"validation": self.validation} | ({"test": self.test} if self.test else {})
-        self.temperature = 1.0
-        shares, labels = {}, {part: truth for part, (_, truth) in parts.items()}
-        for part, photos in parts.items():
-            shares[part] = self._shares(*photos)
+        shares = {part: self._shares(*photos) for part, photos in parts.items()}
+        labels = {part: truth for part, (_, truth) in parts.items()}
         self.summary["calibration"] = self._calibrate(shares, labels)
         for part in parts:
             self.summary[part] = score(cooled(shares[part], self.temperature), labels[part])
@@ -3761,9 +3779,8 @@ class CatDogClassifier:
                   LOSS: lambda: pack_figure(self.showLoss())}
         self.files = [weights, *filter(None, itertools.starmap(self._write_beside, extras.items()))]
         self.summary = {**training.outcome(), "validation": None, "test": None, "learned": None, "calibration": None,
-                        "copies": self.copies,
-                        "device": self.device.name, "precision": self.precision, "drawings": self.drawings,
-                        "rung": self.rung, "parameters": self.model.count_params()}
+                        "copies": self.copies, "device": self.device.name, "precision": self.precision,
+                        "drawings": self.drawings, "rung": self.rung, "parameters": self.model.count_params()}
         if training.ending != "interrupted":
             self._judge()
             self.files += filter(None, [self._write_beside(RELIABILITY, lambda: pack_figure(self.showReliability()))])
@@ -3814,8 +3831,8 @@ class CatDogClassifier:
     def source(self):
         """The weights file to read: where nothing was named and nothing trained, the one that came with the program."""
         weights = self.settings.weights
-        named = {"weights", "model", "base"} & set(self._given)
-        return weights if named or os.path.lexists(weights) or not BOX.exists() else str(BOX)
+        asked = {"weights", "model", "base"} & set(self._given)
+        return weights if asked or os.path.lexists(weights) or not BOX.exists() else str(BOX)
 
     def load_weights(self, path=None):
         """Take the weights of a file instead of training: ours, or the tutorial's of Keras 2. Raises WeightsError.
@@ -3925,14 +3942,14 @@ class CatDogClassifier:
             watcher, watchful = source.watcher, source.directions is not None
             found = self._convert(watcher, {**source.facts, "watchful": watchful}, name, state)
         try:
-            outputs, facts = litert_outputs(found[0].tobytes()), found[1]
+            answering, facts = litert_outputs(found[0].tobytes()), found[1]
         except Exception:  # noqa: BLE001 (whatever an optional library fails with, there is Keras)
             return None
         self._check_rung(facts, weights)
         self._be(facts["rung"], facts["base"] or self.base)
         self.facts = {"watchful": False, **facts}
         self._know(facts)
-        return outputs
+        return answering
 
     def _state_of_weights(self):
         """What a conversion of the weights file is made from: its content, and what is asked for; None without one."""
@@ -3995,13 +4012,13 @@ class CatDogClassifier:
         (shares,), (strange,) = (found.tolist() for found in self._see(photo[None]))
         answer = self._prediction(path, shares, strange, self.threshold()[0])
         heat = grad_cam(model, photo, self.classes.index(answer.label))
-        told = f"{answer.label} {percent(answer.confidence)}" + (f", verdict {answer.verdict}" if answer.verdict
-                                                                 != answer.label else "")
-        two = in_grid(np.stack([whole, overlaid(whole, heat)], axis=2), columns=2, gap=20)
-        heatmap = page([(f"{os.path.basename(path)}: {told}; it sees most of that where it is red", two)])
-        plain = RUNGS[self.rung].base == "features" or not self.facts.get("recipe", {}).get("--augment", True)
+        told = f"{answer.label} {percent(answer.confidence)}"
+        told += f", verdict {answer.verdict}" if answer.verdict != answer.label else ""
+        title = f"{os.path.basename(path)}: {told}; it sees most of that where it is red"
+        plain = RUNGS[self.rung].base == "features" or not self.facts.get("recipe", {}).get("--no-augment", True)
         seen = "augmentation would change it; this net learned without" if plain else "training sees it, anew each time"
         augmented = page([(f"as {seen}", in_grid(self._augmented(photo), 4))], 620)
+        heatmap = page([(title, twofold(whole, heat))])
         return answer, {"heatmap": heatmap, "activations": self._layers(photo), "augmented": augmented}
 
     def _layers(self, photo, most=64):
@@ -4025,22 +4042,24 @@ class CatDogClassifier:
         changed = compiled(photos, tf.constant(draws, tf.float32))
         return np.rint(np.asarray(changed) * 255).astype(np.uint8).transpose(1, 2, 0, 3)
 
+    @functools.cached_property
+    def _imagenet(self):
+        """The net for ImageNet, and the names of its classes."""
+        self.device  # noqa: B018 (TensorFlow starts here)
+        source = self.settings.base_weights
+        return imagenet_net(self.base, source), imagenet_names(source)
+
     def imagenet(self, path, top=3):
         """What a net for ImageNet, `base` of the Settings, sees in a photo: [(class, probability), ...].
 
         And a PIL image, where it sees the first of them. Raises PhotoError, WeightsError.
         """
-        if self._imagenet is None:
-            self.device  # noqa: B018 (TensorFlow starts here)
-            source = self.settings.base_weights
-            self._imagenet = imagenet_net(self.base, source), imagenet_names(source)
         (model, names), photo, whole = self._imagenet, read_photo(path, 224), view(path, 490)
         logits = outputs(model, photo[None])[0].astype(np.float64)
         shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         first = np.argsort(-shares, kind="stable")[:top]
-        heat = overlaid(whole, grad_cam(model, photo, int(first[0])))
         title = f"{os.path.basename(path)}: {names[first[0]]} {percent(shares[first[0]])}, and where it sees that"
-        picture = page([(title, in_grid(np.stack([whole, heat], axis=2), columns=2, gap=20))])
+        picture = page([(title, twofold(whole, grad_cam(model, photo, int(first[0]))))])
         return [(names[place], float(shares[place])) for place in first], picture
 
     def filters(self):
@@ -4048,8 +4067,8 @@ class CatDogClassifier:
 
         Raises WeightsError, and UsageError for a net without convolutions.
         """
-        model = self.predictor
-        last_maps(model)
+        model = self.predictor  # with which TensorFlow starts, without its chatter: before any import of Keras
+        last_maps(model)  # or it has nothing to show
         from keras import layers
 
         for layer in model.layers:
@@ -4062,8 +4081,7 @@ class CatDogClassifier:
         """A photo beside itself under the heatmap of a class: uint8 (H, W, 3); alone for a net without convolutions."""
         whole = view(path, side)
         with contextlib.suppress(UsageError):
-            heat = grad_cam(self.predictor, read_photo(path, self.size), self.classes.index(label))
-            return in_grid(np.stack([whole, overlaid(whole, heat)], axis=2), columns=2, gap=4)
+            return twofold(whole, grad_cam(self.predictor, read_photo(path, self.size), self.classes.index(label)))
         return whole
 
     def reportScores(self, directory=None, split="test", most=25):
@@ -4373,11 +4391,11 @@ def add_actions(group):
 
 def add_setting(group, setting):
     """Turn a field of Settings into a flag; one that is on by default into --no-..."""
-    parsing = dict(setting.metadata)
-    flags, text = parsing.pop("flags", ["--" + setting.name.replace("_", "-")]), parsing.pop("help")
+    parsing = {name: value for name, value in setting.metadata.items() if name != "flags"}
+    text = parsing.pop("help")
     if setting.default is not None and "action" not in parsing:
         text += f" (default: {setting.default})"
-    group.add_argument(*flags, dest=setting.name, default=argparse.SUPPRESS, help=text, **parsing)
+    group.add_argument(*flags_of(setting), dest=setting.name, default=argparse.SUPPRESS, help=text, **parsing)
 
 
 def train(classifier, arguments):
@@ -4453,12 +4471,7 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
         if total:
             console.bar("classifying", counts.total(), total, started)
     console.clear()
-    if classifier.drawings or "weights" not in arguments:
-        console.say(answered_by(classifier))
-    if classifier.facts["summary"].get("learned") is False:
-        console.say("This net has not learned to tell them apart: its answers are guesses.")
-    if counts.total() != 1:
-        console.say(count_line(counts, classifier.classes, unread, ignored or collections.Counter()))
+    conclude(classifier, arguments, counts, unread, ignored or collections.Counter())
     if arguments.report:
         about = [unsure_line(classifier)] if classifier.settings.unsure is not None else []
         save_report(arguments.report, classifier.reportFolder(arguments.directory, rows, about), console)
@@ -4468,8 +4481,24 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
     return 1 if unread else 0
 
 
+def conclude(classifier, arguments, counts, unread, ignored):
+    """Say on stderr which net answered, what to think of that, and what became of all the files."""
+    console = classifier.console
+    if classifier.drawings or "weights" not in arguments:
+        console.say(answered_by(classifier))
+    if classifier.facts["summary"].get("learned") is False:
+        console.say("This net has not learned to tell them apart: its answers are guesses.")
+    if counts.total() != 1:
+        console.say(count_line(counts, classifier.classes, unread, ignored))
+
+
 def check_report(path):
-    """Raise WriteError now rather than at the end where a web page would replace something else, or has no place."""
+    """Raise WriteError now rather than at the end where a web page would replace something else, or has no place.
+
+    Raises UsageError for a name that no browser takes for a page.
+    """
+    if not path.lower().endswith((".html", ".htm")):
+        raise UsageError(f"--report {path} does not end in .html")
     ours = not os.path.lexists(path)
     with contextlib.suppress(OSError), open_regular(path) as file:
         ours = b'content="CatDogClassifier"' in file.read(300)
@@ -4909,9 +4938,22 @@ ACTIONS = {"version": show_versions, "file": classify_files, "directory": classi
            "download": prepare, "check": check, "evaluate": evaluate, "compare": compare, "folds": cross_validate,
            "explain": explain, "imagenet": imagenet, "filters": filters, "summary": summarize,
            "clear_cache": empty_cache}
-# Flags that mean something to one action only: their range, and what goes with them.
-ONLY_WITH = {"assert_accuracy": ("evaluate", 0, 1), "seeds": ("compare", 1, 1000), "repeats": ("folds", 1, 1000),
-             "folds": ("folds", 2, 1000)}
+# Flags that mean something to some actions only: to which, and their range.
+ONLY_WITH = {"assert_accuracy": (["evaluate"], 0, 1), "seeds": (["compare"], 1, 1000), "repeats": (["folds"], 1, 1000),
+             "folds": (["folds"], 2, 1000), "unsure": (["file", "directory", "explain"], 0, 1),
+             "sort_into": (["directory"], None, None), "report": (["directory", "evaluate"], None, None)}
+SHORT = {"file": "-f", "directory": "-d"}
+
+
+def check_flag(flag, value, asked, actions, low, high):
+    """Raise UsageError when a flag is given a value that is out of range, or with none of the actions it belongs to."""
+    if value is None:
+        return
+    if asked not in [[ACTIONS[action]] for action in actions]:
+        *others, last = (SHORT.get(action, f"--{action}") for action in actions)
+        raise UsageError(f"{flag} goes with {', '.join(others)}{' and ' if others else ''}{last}")
+    if low is not None and not low <= value <= high:
+        raise UsageError(f"{flag} must lie between {low} and {high}")
 
 
 def run(arguments):
@@ -4927,24 +4969,12 @@ def run(arguments):
         raise UsageError("--download-url and --download-sha256 go with --download")
     if arguments.download_sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", arguments.download_sha256):
         raise UsageError("--download-sha256 must be 64 digits of 0-9 and a-f")
-    for name, (action, low, high) in ONLY_WITH.items():
-        value, flag = getattr(arguments, name), "--" + name.replace("_", "-")
-        if value is not None and asked != [ACTIONS[action]]:
-            raise UsageError(f"{flag} goes with --{action}")
-        if value is not None and not low <= value <= high:
-            raise UsageError(f"{flag} must lie between {low} and {high}")
-    if "unsure" in arguments and asked not in ([classify_files], [classify_folder], [explain]):
-        raise UsageError("--unsure goes with -f, -d and --explain")
-    if arguments.sort_into and asked != [classify_folder]:
-        raise UsageError("--sort-into goes with -d")
-    if arguments.report and asked not in ([classify_folder], [evaluate]):
-        raise UsageError("--report goes with -d and --evaluate")
-    if arguments.report and not arguments.report.lower().endswith((".html", ".htm")):
-        raise UsageError(f"--report {arguments.report} does not end in .html")
-    if arguments.report:
-        check_report(arguments.report)
+    for name, (actions, low, high) in ONLY_WITH.items():
+        check_flag("--" + name.replace("_", "-"), getattr(arguments, name, None), asked, actions, low, high)
     if "" in (arguments.report, arguments.sort_into):
         raise UsageError("--report and --sort-into need a name")
+    if arguments.report:
+        check_report(arguments.report)
     if arguments.dry_run and not arguments.sort_into:
         raise UsageError("--dry-run goes with --sort-into")
     if arguments.style == "csv" and asked not in ([classify_files], [classify_folder]):

@@ -1,6 +1,6 @@
 """Measure the rungs of the ladder for other pictures on sets drawn on the spot; prints the figures that the README quotes.
 
-    python tests/measure_ladder.py [--seeds 3] [--work DIR] [--only happy mnist signs]
+    python tests/measure_ladder.py [--seeds 3] [--work DIR] [--only happy mnist signs] [flags of the program]
 
 Drawn are faces that smile or do not (happy), digits, thin and bold (mnist), and hands that show none to five fingers
 (signs): shifted, turned, in other colours and with noise each time; 150 of each class to train on, of the digits 800,
@@ -98,13 +98,13 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "catdog-ladder"))
     parser.add_argument("--only", nargs="+", choices=SETS, default=list(SETS))
-    chosen = parser.parse_args()
+    chosen, flags = parser.parse_known_args()
     print(f"{os.cpu_count()} cores")
     for rung in chosen.only:
         counts = {"train": 800 if rung == "mnist" else 150, "validation": 40, "test": 100}
         data = draw_set(chosen.work / rung, rung, counts)
         line = [sys.executable, PROGRAM, "-q", "--json", "--dataset", data, "--weights", chosen.work / f"{rung}.h5",
-                "--compare", rung, "--seeds", str(chosen.seeds)]
+                "--compare", rung, "--seeds", str(chosen.seeds), *flags]
         row = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout)
         print(f"{rung}: test {100 * row['accuracy']:.2f} % (standard deviation {100 * row['deviation']:.2f}, "
               f"{row['runs']} runs), {row['epochs']:.1f} epochs, {row['seconds']:.1f} s", flush=True)

@@ -153,6 +153,19 @@ def test_the_learning_rate_follows_the_recipe(recipe, expected, dataset, tmp_pat
     assert rates[30] == pytest.approx(0.002 if recipe == "tutorial" else 0.002 * 0.5 / 0.9, rel=1e-5)
 
 
+def test_a_constant_learning_rate_that_was_set_by_hand_is_left_alone(dataset, tmp_path):
+    classifier = quick(tmp_path, epochs=1, recipe="tutorial")
+    classifier.createModel().optimizer.learning_rate = 1e-5
+    classifier.train(dataset)
+    assert float(classifier.model.optimizer.learning_rate) == pytest.approx(1e-5)
+
+
+def test_every_recipe_has_a_flag():
+    assert tuple(program.HOW) == program.RECIPES
+    with pytest.raises(UsageError, match="--recipe magic is none of best, tutorial"):
+        CatDogClassifier(recipe="magic", model="features")  # which takes the tutorial's either way
+
+
 def test_it_stops_when_patience_has_run_out(dataset, tmp_path, monkeypatch):
     Script(monkeypatch, [0.9, 0.4, 0.6, 0.7, 0.8, 0.9, 0.1])
     classifier = quick(tmp_path, epochs=7, patience=3)

@@ -344,6 +344,15 @@ def test_a_copy_that_fails_leaves_nothing_half_written(doubtful, run, tmp_path, 
     assert tree(tmp_path / "sorted") == {}
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(doubtful, run, tmp_path):
+    (tmp_path / "sorted").mkdir()
+    (tmp_path / "sorted" / "dog").write_bytes(b"mine")
+    code, _, err = run("-d", tmp_path / "holiday", "--weights", doubtful, "--sort-into", tmp_path / "sorted")
+    assert code == 1
+    assert f"cannot copy to {tmp_path / 'sorted' / 'dog' / 'blue.png'}: File exists" in err
+    assert (tmp_path / "sorted" / "dog").read_bytes() == b"mine"
+
+
 def test_a_name_as_long_as_can_be_is_copied(doubtful, run, tmp_path):
     name = "x" * 250 + ".png"
     os.rename(tmp_path / "holiday" / "red.png", tmp_path / "holiday" / name)
