@@ -1730,18 +1730,19 @@ def affine_rows(turn, right, down, shear, zoom_x, zoom_y, mirror, size):
     return np.stack([xx, xy, x0, yx, yy, y0], axis=-1).astype(np.float32)
 
 
-def warp(photos, affines):
+def warp(photos, affines, side=None):
     """Apply one affine map to each photo, bilinear, edges repeated: (N, S, S, C) uint8 in, float32 0..1 out.
 
-    Rows of ten change the colours as well, see `draw_crops`: c -> clip(factor * c + lift).
+    The result has `side` pixels a side, by default S. Rows of ten change the colours as well, see `draw_crops`:
+    c -> clip(factor * c + lift).
 
     In plain arithmetic, because XLA compiles that into one pass that is several times as fast as
     ImageProjectiveTransformV3, the operation made for it (`python tests/benchmark.py ... --only augment augment-op`).
     """
     import tensorflow as tf
 
-    size = photos.shape[1]
-    row = tf.range(size, dtype=tf.float32)
+    size, side = photos.shape[1], side or photos.shape[1]
+    row = (tf.range(side, dtype=tf.float32) + 0.5) * (size / side) - 0.5  # where the middles of its pixels lie in S
     xx, xy, x0, yx, yy, y0 = (affines[:, i, None, None] for i in range(6))
     x = tf.clip_by_value(xx * row + xy * row[:, None] + x0, 0, size - 1)  # (N, S, S): where each pixel comes from
     y = tf.clip_by_value(yx * row + yy * row[:, None] + y0, 0, size - 1)
@@ -1777,14 +1778,14 @@ def draw_batches(photos, labels, rows, wanted, batch_size, rng, augment):
         yield np.asarray(photos[batch]), labels[batch], affines
 
 
-def make_batches(photos, labels, batch_size, rng=None, augment=None, steps=0, classes=2, rows=None):
+def make_batches(photos, labels, batch_size, rng=None, augment=None, steps=0, classes=2, rows=None, side=None):
     """A tf.data.Dataset of (float32 (B, size, size, C) in 0..1, labels); the last batch may be smaller.
 
     Labels are float32 (B, 1), 0 or 1, for two classes, and one-hot, (B, classes), for more. What is not uint8 passes as
     it is: features. With a numpy Generator the photos are shuffled anew each pass and, by `draw_affines` or
     `draw_crops`, augmented; `steps` cuts such a pass short, or begins another one in it. `rows` says which of the
-    photos take part, by default all. All that is random is drawn here, in order, from that one generator: a seeded run
-    can be repeated.
+    photos take part, by default all; augmented ones get `side` pixels a side, by default what they have. All that is
+    random is drawn here, in order, from that one generator: a seeded run can be repeated.
     """
     import tensorflow as tf
 
@@ -1795,7 +1796,7 @@ def make_batches(photos, labels, batch_size, rng=None, augment=None, steps=0, cl
     def finish(photos, labels, affines):
         """What a net is given: photos between 0 and 1, changed as drawn, and their labels."""
         hot = tf.one_hot(tf.cast(labels[:, 0], tf.int32), classes) if classes > 2 else labels
-        return compiled(photos, affines) if augment else tf.cast(photos, tf.float32) / scale, hot
+        return compiled(photos, affines, side) if augment else tf.cast(photos, tf.float32) / scale, hot
 
     compiled = tf.function(warp, jit_compile=True)
     width = augment(np.random.default_rng(0), 1, 2).shape[1] if augment else 0
@@ -1998,22 +1999,54 @@ def hand_signs(size, classes, base=None):
     ])
 
 
+@functools.cache
+def fused_normalisation():
+    """Keras' layer for batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167), in training by one operation.
+
+    Keras does it in half a dozen, each of which runs over all maps: that costs time (`python tests/benchmark.py ...
+    --only residual residual-unfused`). Answers come from Keras' own.
+    """
+    import keras
+    import tensorflow as tf
+
+    class BatchNormalization(keras.layers.BatchNormalization):
+        """Keras' layer; its numbers stay float32 whatever the maps are."""
+
+        def __init__(self, **options):
+            super().__init__(autocast=False, **options)
+
+        def call(self, inputs, training=None, mask=None):
+            if training is not True:
+                return super().call(inputs, training=training, mask=mask)
+            none = tf.constant([], tf.float32)
+            maps, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+                x=inputs, scale=self.gamma.value, offset=self.beta.value, mean=none, variance=none,
+                epsilon=self.epsilon, is_training=True)
+            for moving, seen in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + seen * (1 - self.momentum))
+            return maps
+
+    return BatchNormalization
+
+
 def residual(size, classes, base=None, stages=((64, 1), (128, 2), (256, 1))):
     """A net of our own: (N, size, size, 3) in 0..1 -> probabilities, see `answering`.
 
-    Residual blocks (He et al. 2016, arXiv:1512.03385) with batch normalisation (Ioffe and Szegedy 2015,
-    arXiv:1502.03167). `stages` are the channels and the number of blocks at a fourth of the size, an eighth, a
-    sixteenth; averages over the last maps take the place of a large dense layer. Made for a CPU: the maps are halved
-    before each convolution that widens them, for most time goes where the maps are large.
+    Residual blocks (He et al. 2016, arXiv:1512.03385) with batch normalisation. `stages` are the channels and the
+    number of blocks at a fourth of the size, an eighth, a sixteenth; averages over the last maps take the place of a
+    large dense layer. Made for a CPU: the maps are halved before each convolution that widens them, for most time goes
+    where the maps are large.
     """
     import keras
     from keras import layers
+
+    normalisation = fused_normalisation()
 
     def convolution(maps, count, name, stride=1, rectified=True):
         """3x3, normalised: its scale and shift take the place of a bias."""
         maps = layers.Conv2D(count, 3, stride, padding="same", use_bias=False, kernel_initializer="he_normal",
                              name=f"{name}_conv")(maps)
-        maps = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(maps)  # 0.99 lags behind in short trainings
+        maps = normalisation(momentum=0.9, name=f"{name}_norm")(maps)  # 0.99 lags behind in short trainings
         return layers.ReLU(name=f"{name}_relu")(maps) if rectified else maps
 
     def block(maps, count, name):
@@ -2070,10 +2103,11 @@ class Rung:
     """One net of the ladder, and its training where that differs from the recipe: `training` in all, `tutor` in the
     tutorial's, `best` in the best one.
 
-    `size` is the side of its photos in pixels (of rungs on a pretrained base that decides), `classes` how many the
-    tutorial has. `base` says what is done with the base: "features", its output is computed once, for nothing in it
-    trains; "frozen", the same, but it runs each time; "last block", that trains too. It goes on from the rung `after`.
-    `tutorial` is the share of the test photos that was right there.
+    `size` is the side of its photos in pixels (of rungs on a pretrained base that decides), `crop` that of the parts of
+    them that the best recipe trains it on, `classes` how many the tutorial has. `base` says what is done with the base:
+    "features", its output is computed once, for nothing in it trains; "frozen", the same, but it runs each time; "last
+    block", that trains too. It goes on from the rung `after`. `tutorial` is the share of the test photos that was right
+    there.
     """
 
     build: callable
@@ -2082,6 +2116,7 @@ class Rung:
     tutor: dict = field(default_factory=dict)
     best: dict = field(default_factory=dict)
     size: int = 150
+    crop: int | None = None
     channels: int = 3
     classes: int = 2
     base: str | None = None
@@ -2100,8 +2135,8 @@ RUNGS = {
     "dropout": Rung(functools.partial(convolutions, filters=FOUR, dropout=0.5),
                     "the same with dropout and augmentation: it learns for longer before it over-fits",
                     {"epochs": 100}, {"steps": 100, **SLOW}, tutorial=0.812),
-    "residual": Rung(residual, "a net of our own: residual blocks, 128 x 128 pixels",
-                     {"batch_size": 64}, best={"learning_rate": 0.002}, size=128),
+    "residual": Rung(residual, "a net of our own: residual blocks, 144 x 144 pixels",
+                     {"batch_size": 64}, best={"learning_rate": 0.002}, size=144, crop=112),
     "features": Rung(functools.partial(on_base, dropout=0.5),
                      "a net trained on ImageNet describes each photo once, a small one learns from that: quick",
                      {"learning_rate": 2e-5, "batch_size": 20, **PLAIN}, base="features", tutorial=0.893),
@@ -2191,6 +2226,14 @@ def head_of(model, settings):
     import keras
 
     return compile_for(keras.Model(model.get_layer("flatten").input, model.output), settings)
+
+
+def of_any_size(model, settings):
+    """A model of the same layers that takes photos of any size, ready for training."""
+    import keras
+
+    photos = keras.Input((None, None, model.input_shape[-1]))
+    return compile_for(keras.models.clone_model(model, photos, clone_function=lambda layer: layer), settings)
 
 
 def pretrain(model, base, source):
@@ -3494,7 +3537,16 @@ class CatDogClassifier:
             fed = in_channels(photos, RUNGS[self.rung].channels)
         augment = HOW[settings.recipe].augment if rng and settings.augment and not features else None
         steps = settings.steps if rng else 0
-        return make_batches(fed, labels, settings.batch_size, rng, augment, steps, len(self.classes), rows)
+        return make_batches(fed, labels, settings.batch_size, rng, augment, steps, len(self.classes), rows, self._crop)
+
+    @property
+    def _crop(self):
+        """The side of the photos that training shows the net, in pixels; None: they are as large as those it answers.
+
+        Parts show things larger than whole photos do, so that smaller ones do for them: that saves time, and the answer
+        gains from the size at which things look as large as in training (Touvron et al. 2019, arXiv:1906.06423).
+        """
+        return RUNGS[self.rung].crop if self.settings.recipe == "best" and self.settings.augment else None
 
     def _counted(self, labels):
         """The number of labels (N, 1) of each class: "150 cat, 150 dog"."""
@@ -3691,13 +3743,12 @@ class CatDogClassifier:
         return self.model
 
     def _fitted(self):
-        """The net in training: all of it, or of the rung "features" the head."""
-        model = self._model_to_train()
-        if RUNGS[self.rung].base != "features":
-            return model
-        if self._head is None or self._head[0] is not model:
-            self._head = model, head_of(model, self.settings)
-        return self._head[1]
+        """The net in training: all of it, of the rung "features" the head, and for parts of photos one of any size."""
+        model, part = self._model_to_train(), of_any_size if self._crop else None
+        part = head_of if RUNGS[self.rung].base == "features" else part
+        if part and (self._head is None or self._head[0] is not model):
+            self._head = model, part(model, self.settings)
+        return self._head[1] if part else model
 
     def _is_trained(self):
         """True when the weights in the model are worth keeping: read from a file, or trained, here or by hand."""

@@ -82,6 +82,21 @@ def step(options, precision):
     return rates(50 * BATCH, lambda: [model.train_on_batch(photos, labels) for _ in range(50)], options.repeats)
 
 
+def step_residual(options, fused=True):
+    """The bare training step of the residual net in bfloat16, on parts of photos; `fused`: its normalisation is."""
+    program.start_tensorflow(program.Settings())
+    import tensorflow as tf
+    from keras import layers
+
+    if not fused:
+        program.fused_normalisation = lambda: layers.BatchNormalization
+    classifier = program.CatDogClassifier(model="residual", precision="bfloat16", quiet=True)
+    classifier.createModel()
+    model, side, count = classifier._fitted(), program.RUNGS["residual"].crop, classifier.settings.batch_size
+    photos, labels = tf.random.uniform((count, side, side, 3)), tf.cast(tf.range(count)[:, None] % 2, tf.float32)
+    return rates(10 * count, lambda: [model.train_on_batch(photos, labels) for _ in range(10)], options.repeats)
+
+
 def forward(options, litert=False):
     """The forward pass alone, float32, 64 photos at a time."""
     program.start_tensorflow(program.Settings())
@@ -351,6 +366,8 @@ STAGES = {  # name: (what it says, function, further arguments, unit)
     "augment-op": ("the same, ImageProjectiveTransformV3", augment, (True,), "photos/s"),
     "step32": ("bare training step, float32", step, ("float32",), "photos/s"),
     "step16": ("bare training step, bfloat16", step, ("bfloat16",), "photos/s"),
+    "residual": ("the same, residual", step_residual, (), "photos/s"),
+    "residual-unfused": ("the same, Keras' normalisation", step_residual, (False,), "photos/s"),
     "forward": ("forward pass, float32 (F)", forward, (), "photos/s"),
     "forward-litert": ("forward pass, LiteRT", forward, (True,), "photos/s"),
     "ours": ("training, 16,000 photos", ours, ("train-16000",), "photos/s"),

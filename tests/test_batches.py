@@ -15,11 +15,11 @@ SIZE = 12
 STILL = {"turn": 0.0, "right": 0.0, "down": 0.0, "shear": 0.0, "zoom_x": 1.0, "zoom_y": 1.0, "mirror": False}
 
 
-def warp(photos, affines):
+def warp(photos, affines, side=None):
     """The augmentation as it runs, compiled, in 0..255."""
     import tensorflow as tf
 
-    return tf.function(program.warp, jit_compile=True)(photos, affines).numpy() * 255
+    return tf.function(program.warp, jit_compile=True)(photos, affines, side).numpy() * 255
 
 
 @pytest.fixture
@@ -128,6 +128,16 @@ def test_colours_change_by_a_factor_and_something_to_add(photos):
     changed = warp(photos[:1], np.float32([[*same, 0.5, 1.0, 2.0, 0.1]]))
     expected = (photos[:1] / 255 * [0.5, 1.0, 2.0] + 0.1).clip(0, 1) * 255
     assert changed == pytest.approx(expected, abs=1e-3)
+
+
+def test_smaller_photos_show_the_same_part(photos):
+    """Half as many pixels a side: each one lies in the middle of four, and is their average."""
+    quarters = photos[:, ::2, ::2] / 4 + photos[:, ::2, 1::2] / 4 + photos[:, 1::2, ::2] / 4 + photos[:, 1::2, 1::2] / 4
+    assert warp(photos, np.repeat(rows(), len(photos), axis=0), SIZE // 2) == pytest.approx(quarters, abs=1e-3)
+    mirrored = warp(photos[:1], rows(mirror=True), SIZE // 2)
+    assert mirrored == pytest.approx(quarters[:1, :, ::-1], abs=1e-3)
+    (batch, _), = make_batches(photos, np.zeros((7, 1)), 7, np.random.default_rng(0), draw_crops, side=5)
+    assert batch.shape == (7, 5, 5, 3)
 
 
 def test_the_same_as_the_tutorials_generator():

@@ -63,8 +63,8 @@ def block(side, channels):
 
 
 SUMMARIES["residual"] = [
-    *normed(64, 32, 864), pool(32, 32), *normed(32, 64, 18_432), *block(32, 64), pool(16, 64), *normed(16, 128, 73_728),
-    *block(16, 128), *block(16, 128), pool(8, 128), *normed(8, 256, 294_912), *block(8, 256),
+    *normed(72, 32, 864), pool(36, 32), *normed(36, 64, 18_432), *block(36, 64), pool(18, 64), *normed(18, 128, 73_728),
+    *block(18, 128), *block(18, 128), pool(9, 128), *normed(9, 256, 294_912), *block(9, 256),
     ("GlobalAveragePooling2D", (256,), 0), ("Dense", (1,), 257)]
 COUNTS = {"residual": 2_237_921, "default": 1_061_313, "baseline": 3_453_121, "dropout": 3_453_121, "features": 16_812_353,
           "frozen": 16_812_353, "finetune_plain": 16_812_353, "finetune": 16_812_353, "happy": 37_633,
@@ -583,3 +583,61 @@ def test_a_wrong_weights_file_says_so_for_every_rung(tmp_path):
     (tmp_path / "net.h5").write_bytes(program.pack_weights(net("mnist"), {"rung": "signs", "classes": ["a", "b"], "versions": {"keras": "3"}}))
     with pytest.raises(WeightsError, match="weights of another net"):
         CatDogClassifier(weights=str(tmp_path / "net.h5")).load_weights()
+
+
+@pytest.mark.parametrize(("policy", "near"), [("float32", 1e-4), ("mixed_bfloat16", 0.05)])
+def test_the_fused_normalisation_does_and_learns_what_keras_does(policy, near):
+    import tensorflow as tf
+    from keras import layers
+
+    rng, found = np.random.default_rng(0), []
+    photos, wanted = (rng.normal(2, 3, (8, 5, 5, 6)).astype(np.float32) for _ in range(2))
+    numbers = [rng.uniform(0.5, 2, 6) for _ in range(4)]
+    for kind in (program.fused_normalisation(), layers.BatchNormalization):
+        layer = kind(momentum=0.9, dtype=policy)
+        layer.build(photos.shape)
+        layer.set_weights(numbers)
+        maps = tf.cast(photos, layer.compute_dtype)
+        with tf.GradientTape() as tape:
+            answers = tf.cast(layer(maps, training=True), tf.float32)
+            loss = tf.reduce_mean(tf.square(answers - wanted))
+        slopes = tape.gradient(loss, [weight.value for weight in layer.trainable_weights])
+        *same, variance = map(np.asarray, [answers, *slopes, *layer.get_weights()])
+        found.append(same)
+        divisor = int(kind is not layers.BatchNormalization)  # ours is the variance of what 200 numbers were drawn from
+        expected = 0.9 * numbers[3] + 0.1 * photos.var(axis=(0, 1, 2), ddof=divisor)
+        assert variance == pytest.approx(expected, rel=near / 10)
+    for ours, theirs in zip(*found, strict=True):
+        assert ours == pytest.approx(theirs, rel=near, abs=near)
+
+
+def test_keras_own_normalisation_answers_with_what_the_fused_one_learned(tmp_path, monkeypatch):
+    from keras import layers
+
+    model, path = net("residual"), tmp_path / "net.h5"
+    path.write_bytes(program.pack_weights(model, {"versions": {"keras": "3"}}))
+    monkeypatch.setattr(program, "fused_normalisation", lambda: layers.BatchNormalization)
+    theirs = build_model("residual", Settings())
+    theirs.load_weights(path)
+    photos = np.random.default_rng(1).integers(0, 256, (2, 144, 144, 3), dtype=np.uint8)
+    assert program.forward(theirs, photos) == pytest.approx(program.forward(model, photos), abs=1e-6)
+
+
+def test_the_best_recipe_shows_residual_smaller_photos_than_it_answers(monkeypatch):
+    shown = []
+    monkeypatch.setattr(program, "make_batches", lambda *arguments: shown.append(arguments[-1]))
+    photos = np.zeros((2, 144, 144, 3), np.uint8)
+    for settings in ({}, {"recipe": "tutorial"}, {"augment": False}, {"model": "default"}):
+        CatDogClassifier(**{"model": "residual", **settings})._batches(photos, np.zeros((2, 1)), "train", np.random.default_rng(0))
+    assert shown == [112, None, None, None]
+
+
+def test_what_learns_from_smaller_photos_is_the_net_that_answers():
+    classifier = CatDogClassifier(model="residual")
+    model = classifier.createModel()
+    fitted = classifier._fitted()
+    assert fitted is not model and fitted.input_shape == (None, None, None, 3) and model.input_shape == (None, 144, 144, 3)
+    before = model.get_weights()
+    fitted.train_on_batch(np.random.default_rng(0).random((4, 112, 112, 3)), np.float32([[0], [1], [0], [1]]))
+    assert all(map(np.array_equal, fitted.get_weights(), model.get_weights()))
+    assert sum(not np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)) == len(before)
