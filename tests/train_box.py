@@ -19,9 +19,23 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image, ImageFilter, ImageOps
+
 REPO = Path(__file__).resolve().parent.parent
 PROGRAM = REPO / "CatDogClassifier.py"
 TEST_LOG = REPO / "tests" / "test_photos.log"
+CHANGES = {  # what photos from elsewhere may be like: name -> (Image, 200 pixels a side -> Image), quality of its JPEG
+    "as they are": (lambda photo: photo, 95),
+    "100 pixels a side": (lambda photo: photo.resize((100, 100)), 90),
+    "50 pixels a side": (lambda photo: photo.resize((50, 50)), 90),
+    "out of focus": (lambda photo: photo.filter(ImageFilter.GaussianBlur(2)), 90),
+    "JPEG of quality 10": (lambda photo: photo, 10),
+    "without colour": (lambda photo: photo.convert("L"), 90),
+    "half as bright": (lambda photo: photo.point(lambda value: value // 2), 90),
+    "the middle, 3 : 2": (lambda photo: photo.crop((0, 33, 200, 167)), 90),
+    "the middle, 2 : 3": (lambda photo: photo.crop((33, 0, 167, 200)), 90),
+    "upside down": (lambda photo: photo.rotate(180), 90),
+}
 SPLITS = {"train": [*range(4001), *range(4101, 7000)], "validation": range(7000, 7500), "test": range(7500, 8000)}
 
 
@@ -77,14 +91,31 @@ def classify(photos, weights):
     return sum(Path(row["path"]).name.startswith(row["label"]) for row in rows) / len(rows)
 
 
+def changed(paths, folder, change, quality):
+    """A folder of these photos, changed, as JPEG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        with Image.open(path) as photo:
+            change(ImageOps.exif_transpose(photo).convert("RGB")).save(folder / path.name, quality=quality)
+    return folder
+
+
 def compare_shapes(work, originals, photos, weights):
-    """Prints how a net does on the originals, and on the same photos squashed to squares."""
-    squashed = work / "squashed"
-    squashed.mkdir(exist_ok=True)
-    for path in originals.iterdir():
-        shutil.copyfile(photos / path.name, squashed / path.name)
-    print(f"{weights.name}: originals {100 * classify(originals, weights):.1f} %, the same squashed "
-          f"{100 * classify(squashed, weights):.1f} %", flush=True)
+    """Prints how a net does on the originals, on the same photos squashed to squares, and on squares out of them."""
+    paths = sorted(originals.glob("*.jpg"))
+    told = {"originals": originals,
+            "the same squashed": changed([photos / path.name for path in paths], work / "squashed", lambda photo: photo, 95),
+            "their middle squares": changed(paths, work / "square", lambda photo: ImageOps.fit(photo, (min(photo.size),) * 2), 95)}
+    parts = (f"{name} {100 * classify(folder, weights):.1f} %" for name, folder in told.items())
+    print(f"{weights.name}: {', '.join(parts)} ({len(paths)} photos)", flush=True)
+
+
+def compare_changes(work, photos, weights):
+    """Prints how a net does on the validation photos when they are worse than they are."""
+    paths = [photos / f"{label}.{number}.jpg" for label in ("cat", "dog") for number in SPLITS["validation"]]
+    for name, (change, quality) in CHANGES.items():
+        folder = changed(paths, work / "changed" / name.replace(" ", "_"), change, quality)
+        print(f"{weights.name}: validation photos, {name}: {100 * classify(folder, weights):.1f} %", flush=True)
 
 
 def main():
@@ -99,6 +130,7 @@ def main():
     nets = [train(chosen.work, seed, flags) for seed in chosen.seeds]
     for weights in nets if chosen.originals else ():
         compare_shapes(chosen.work, chosen.originals, chosen.photos, weights)
+        compare_changes(chosen.work, chosen.photos, weights)
     if chosen.score:
         copy_photos(chosen.photos, chosen.work / "test", ["test"])
         shares = [100 * score(chosen.work, weights) for weights in nets]
