@@ -63,8 +63,8 @@ def block(side, channels):
 
 
 SUMMARIES["residual"] = [
-    *normed(72, 32, 864), pool(36, 32), *normed(36, 64, 18_432), *block(36, 64), pool(18, 64), *normed(18, 128, 73_728),
-    *block(18, 128), *block(18, 128), pool(9, 128), *normed(9, 256, 294_912), *block(9, 256),
+    *normed(80, 32, 864), pool(40, 32), *normed(40, 64, 18_432), *block(40, 64), pool(20, 64), *normed(20, 128, 73_728),
+    *block(20, 128), *block(20, 128), pool(10, 128), *normed(10, 256, 294_912), *block(10, 256),
     ("GlobalAveragePooling2D", (256,), 0), ("Dense", (1,), 257)]
 COUNTS = {"residual": 2_237_921, "default": 1_061_313, "baseline": 3_453_121, "dropout": 3_453_121, "features": 16_812_353,
           "frozen": 16_812_353, "finetune_plain": 16_812_353, "finetune": 16_812_353, "happy": 37_633,
@@ -619,14 +619,14 @@ def test_keras_own_normalisation_answers_with_what_the_fused_one_learned(tmp_pat
     monkeypatch.setattr(program, "fused_normalisation", lambda: layers.BatchNormalization)
     theirs = build_model("residual", Settings())
     theirs.load_weights(path)
-    photos = np.random.default_rng(1).integers(0, 256, (2, 144, 144, 3), dtype=np.uint8)
+    photos = np.random.default_rng(1).integers(0, 256, (2, 160, 160, 3), dtype=np.uint8)
     assert program.forward(theirs, photos) == pytest.approx(program.forward(model, photos), abs=1e-6)
 
 
 def test_the_best_recipe_shows_residual_smaller_photos_than_it_answers(monkeypatch):
     shown = []
     monkeypatch.setattr(program, "make_batches", lambda *arguments: shown.append(arguments[-1]))
-    photos = np.zeros((2, 144, 144, 3), np.uint8)
+    photos = np.zeros((2, 160, 160, 3), np.uint8)
     for settings in ({}, {"recipe": "tutorial"}, {"augment": False}, {"model": "default"}):
         CatDogClassifier(**{"model": "residual", **settings})._batches(photos, np.zeros((2, 1)), "train", np.random.default_rng(0))
     assert shown == [112, None, None, None]
@@ -636,7 +636,7 @@ def test_what_learns_from_smaller_photos_is_the_net_that_answers():
     classifier = CatDogClassifier(model="residual")
     model = classifier.createModel()
     fitted = classifier._fitted()
-    assert fitted is not model and fitted.input_shape == (None, None, None, 3) and model.input_shape == (None, 144, 144, 3)
+    assert fitted is not model and fitted.input_shape == (None, None, None, 3) and model.input_shape == (None, 160, 160, 3)
     before = model.get_weights()
     fitted.train_on_batch(np.random.default_rng(0).random((4, 112, 112, 3)), np.float32([[0], [1], [0], [1]]))
     assert all(map(np.array_equal, fitted.get_weights(), model.get_weights()))
