@@ -2873,8 +2873,10 @@ class Training:
 
         The last epochs differ by chance only, and in how sure they are of themselves, which calibration evens out.
         """
-        best = self.progress.history["val_acc"][self.progress.kept - 1]
-        return HOW[self.settings.recipe].decay and epoch + 1 == self.last and logs["val_acc"] >= best
+        progress, last = self.progress, epoch + 1 == self.last
+        if not (HOW[self.settings.recipe].decay and last and progress.kept > progress.start):
+            return False
+        return logs["val_acc"] >= progress.history["val_acc"][progress.kept - 1]
 
     def outcome(self):
         """The run in numbers and words, for the summary."""

@@ -94,10 +94,14 @@ EARLIER = earlier_weights()
 
 
 class Script:
-    """Stands in for `model.fit`: plays given validation losses through the callbacks, one epoch each."""
+    """Stands in for `model.fit`: plays given validation losses through the callbacks, one epoch each.
 
-    def __init__(self, monkeypatch, losses, interrupt_after=None):
+    The validation accuracy is one minus the loss, where none is given.
+    """
+
+    def __init__(self, monkeypatch, losses, interrupt_after=None, accuracies=None):
         self.losses, self.interrupt_after = losses, interrupt_after
+        self.accuracies = accuracies or [1 - loss for loss in losses]
         import keras
 
         monkeypatch.setattr(keras.Model, "fit", lambda model, *args, **kwargs: self.fit(model, **kwargs))
@@ -112,7 +116,8 @@ class Script:
                 signal.raise_signal(signal.SIGINT)
                 callbacks[1].on_train_batch_end(0, {"loss": 0.5, "acc": 0.5})
             model.layers[-1].bias.assign([float(epoch)])  # weights that tell the epoch
-            logs = {"loss": 1 - epoch / 100, "acc": 0.5, "val_loss": self.losses[epoch], "val_acc": 0.5}
+            logs = {"loss": 1 - epoch / 100, "acc": 0.5, "val_loss": self.losses[epoch],
+                    "val_acc": self.accuracies[epoch]}
             for callback in callbacks:
                 callback.on_epoch_begin(epoch, logs)
             for callback in callbacks:
@@ -136,6 +141,15 @@ def test_the_best_epoch_is_saved_not_the_last(dataset, tmp_path, monkeypatch):
     assert int(classifier.model.get_weights()[-1][0]) == 1
     assert classifier.summary["best_epoch"] == 2
     assert classifier.summary["overfitted_from"] == 3
+
+
+@pytest.mark.parametrize(("recipe", "last", "kept"), [
+    ("best", 0.85, 4), ("best", 0.8, 4), ("best", 0.79, 2), ("tutorial", 0.85, 2)])
+def test_a_rate_that_falls_to_zero_keeps_its_last_epoch_if_that_is_as_often_right(recipe, last, kept, dataset, tmp_path, monkeypatch):
+    classifier = quick(tmp_path, epochs=4, recipe=recipe, patience=0)
+    Script(monkeypatch, [0.9, 0.4, 0.5, 0.6], accuracies=[0.6, 0.8, 0.9, last])
+    classifier.train(dataset)
+    assert (classifier.summary["best_epoch"], saved_epoch(tmp_path / "net.h5")) == (kept, kept - 1)
 
 
 @pytest.mark.parametrize(("recipe", "expected"), [
