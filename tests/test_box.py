@@ -4,11 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import CatDogClassifier as program
+import train_box
 from CatDogClassifier import CatDogClassifier
 from conftest import quick, tint
+
+SHIPPED = program.BOX
 
 
 @pytest.fixture
@@ -71,3 +75,47 @@ def test_training_never_overwrites_the_box(box, run, dataset):
     quick(Path.cwd(), epochs=1).train(dataset)
     assert box.read_bytes() == before
     assert sorted(path.name for path in box.parent.iterdir()) == [box.name]
+
+
+def test_what_trains_the_box_never_shows_it_a_test_photo_nor_an_original(tmp_path):
+    parts = {part: set(numbers) for part, numbers in train_box.SPLITS.items()}
+    assert {part: len(numbers) for part, numbers in parts.items()} == {"train": 6900, "validation": 500, "test": 500}
+    assert not parts["train"] & parts["validation"] and not parts["test"] & (parts["train"] | parts["validation"])
+    assert not set(range(4001, 4101)) & set().union(*parts.values())
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for label in ("cat", "dog"):
+        for number in range(8000):
+            (photos / f"{label}.{number}.jpg").touch()
+    train_box.copy_photos(photos, tmp_path / "copied", ["train", "validation"])
+    copied = [path.relative_to(tmp_path / "copied").parts for path in (tmp_path / "copied").rglob("*.jpg")]
+    assert {part for part, _, _ in copied} == {"train", "validation"}
+    assert {int(name[:-4]) for part, _, name in copied if part == "train"} == parts["train"]
+    assert len(copied) == 2 * (6900 + 500)
+
+
+def test_the_box_says_what_it_was_trained_on_and_answers_as_before(weights, tmp_path):
+    shutil.copy(weights, tmp_path / "seed0.h5")
+    train_box.tell_of_itself(tmp_path / "seed0.h5", {"date": "2026-01-01", "right": 5, "of": 6})
+    facts = program.facts_of(tmp_path / "seed0_box.h5")
+    assert facts == {**program.facts_of(weights), "card": {"date": "2026-01-01", "right": 5, "of": 6}}
+    before, after = CatDogClassifier(weights=weights, quiet=True), CatDogClassifier(weights=str(tmp_path / "seed0_box.h5"), quiet=True)
+    before.load_weights()
+    after.load_weights()
+    assert all(map(np.array_equal, before.model.get_weights(), after.model.get_weights()))
+    assert np.array_equal(before.seen, after.seen)
+
+
+@pytest.mark.skipif(not SHIPPED.exists(), reason="there is no net in the box")
+def test_the_shipped_net_is_small_and_its_card_is_that_of_the_readme():
+    facts, readme = program.facts_of(SHIPPED), (SHIPPED.parent / "README.md").read_text()
+    assert SHIPPED.stat().st_size <= 12e6
+    card, photos = facts["card"], facts["summary"]["validation"]
+    assert (facts["rung"], facts["classes"], facts["drawings"]) == ("residual", ["cat", "dog"], False)
+    assert f"{card['right'] / card['of']:.1%}".replace("%", " %") in readme
+    assert f"{photos['accuracy']:.1%}".replace("%", " %") in readme
+    assert card["photos"] in readme
+    classifier = CatDogClassifier(weights=str(SHIPPED), quiet=True)
+    classifier.load_weights()
+    assert classifier.model.count_params() < 3_000_000
+    assert 0 < classifier.strange < 1 and classifier.certainty and classifier.directions is not None

@@ -4,8 +4,9 @@
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Of each class the numbers below 7000 train, but for 4001-4100,
 which ORIGINALS has at their own sizes; 7000-7499 validate; 7500-7999 test. Stopped, the same command goes on; what is
-finished in DIR is not trained again. The test photos are read with --score only, and TEST_LOG says when that was. To
-put a net into the box, copy DIR/seedN.h5.
+finished in DIR is not trained again. The test photos are read with --score only, and TEST_LOG says when that was. Then
+DIR/seedN.html shows the mistakes, and DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be
+put beside the program as CatDogClassifier_pretrained.h5.
 """
 
 import argparse
@@ -22,7 +23,11 @@ from pathlib import Path
 from PIL import Image, ImageFilter, ImageOps
 
 REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+import CatDogClassifier as program  # noqa: E402
+
 PROGRAM = REPO / "CatDogClassifier.py"
+BEST = ("--model", "residual", "--epochs", "45")  # what has measured best; flags of the command line come after it
 TEST_LOG = REPO / "tests" / "test_photos.log"
 CHANGES = {  # what photos from elsewhere may be like: name -> (Image, 200 pixels a side -> Image), quality of its JPEG
     "as they are": (lambda photo: photo, 95),
@@ -60,7 +65,7 @@ def train(work, seed, flags):
     """One training, unless it is finished; prints and returns what became of it on the validation photos."""
     weights, outcome = work / f"seed{seed}.h5", work / f"seed{seed}.json"
     if not outcome.exists():
-        summary = call("--dataset", work / "photos", "--weights", weights, "--seed", seed, "--json", *flags)
+        summary = call("--dataset", work / "photos", "--weights", weights, "--seed", seed, "--json", *BEST, *flags)
         outcome.write_text(summary)
     summary = json.loads(outcome.read_text())
     with open(work / f"seed{seed}_history.csv") as file:
@@ -73,8 +78,10 @@ def train(work, seed, flags):
 
 
 def score(work, weights):
-    """The score on the test photos, entered in the log; prints the confusion too. Returns the share right."""
-    scores = json.loads(call("--evaluate", "--dataset", work / "test", "--weights", weights, "--json", "-q"))
+    """The score on the test photos, entered in the log, and a page of the mistakes; returns the share right."""
+    page = weights.with_suffix(".html")
+    page.unlink(missing_ok=True)
+    scores = json.loads(call("--evaluate", "--report", page, "--dataset", work / "test", "--weights", weights, "--json", "-q"))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()
     today, digest = datetime.date.today(), hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
     with open(TEST_LOG, "a") as log:
@@ -82,7 +89,19 @@ def score(work, weights):
     low, high = (round(100 * bound, 2) for bound in scores["interval"])
     print(f"{weights.name}: test {100 * scores['accuracy']:.2f} % (95 % interval {low} to {high}), "
           f"confusion {scores['confusion']}", flush=True)
+    tell_of_itself(weights, {"date": str(today), "commit": commit, "photos": "Kaggle's Dogs vs. Cats (Microsoft Asirra)",
+                             "numbers": "below 7000 but for 4001-4100, of each class", "test": "7500-7999 of each class",
+                             "right": scores["correct"], "of": scores["total"], "confusion": scores["confusion"]})
     return scores["accuracy"]
+
+
+def tell_of_itself(weights, card):
+    """Write SEED_box.h5: the same weights, which say more of themselves."""
+    net = program.CatDogClassifier(weights=str(weights), quiet=True)
+    net.load_weights()
+    facts = {**program.facts_of(weights), "card": card}
+    packed = program.pack_weights(net.model, facts, net.seen, net.directions)
+    program.write_whole(weights.with_name(f"{weights.stem}_box.h5"), packed)
 
 
 def classify(photos, weights):
