@@ -4,9 +4,9 @@
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Of each class the numbers below 7000 train, but for 4001-4100,
 which ORIGINALS has at their own sizes; 7000-7499 validate; 7500-7999 test. Stopped, the same command goes on; what is
-finished in DIR is not trained again. The test photos are read with --score only, and TEST_LOG says when that was. Then
-DIR/seedN.html shows the mistakes, and DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be
-put beside the program as CatDogClassifier_pretrained.h5.
+finished in DIR is not trained again. The test photos are read with --score only, and TEST_LOG says when that was; then
+DIR/seedN.html shows the mistakes. DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be put
+beside the program as CatDogClassifier_pretrained.h5.
 """
 
 import argparse
@@ -82,23 +82,27 @@ def score(work, weights):
     page = weights.with_suffix(".html")
     page.unlink(missing_ok=True)
     scores = json.loads(call("--evaluate", "--report", page, "--dataset", work / "test", "--weights", weights, "--json", "-q"))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()
-    today, digest = datetime.date.today(), hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
     with open(TEST_LOG, "a") as log:
-        print(f"{today} commit {commit} weights {digest}: {scores['correct']} of {scores['total']}", file=log)
+        print(f"{datetime.date.today()} commit {commit()} weights {digest}: {scores['correct']} of {scores['total']}", file=log)
     low, high = (round(100 * bound, 2) for bound in scores["interval"])
     print(f"{weights.name}: test {100 * scores['accuracy']:.2f} % (95 % interval {low} to {high}), "
           f"confusion {scores['confusion']}", flush=True)
-    tell_of_itself(weights, {"date": str(today), "commit": commit, "photos": "Kaggle's Dogs vs. Cats (Microsoft Asirra)",
-                             "numbers": "below 7000 but for 4001-4100, of each class", "test": "7500-7999 of each class",
-                             "right": scores["correct"], "of": scores["total"], "confusion": scores["confusion"]})
+    tell_of_itself(weights, {"test": {"numbers": "7500-7999", **{name: scores[name] for name in ("correct", "total", "confusion")}}})
     return scores["accuracy"]
 
 
-def tell_of_itself(weights, card):
+def commit():
+    """That of the program."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()
+
+
+def tell_of_itself(weights, more):
     """Write SEED_box.h5: the same weights, which say more of themselves."""
     net = program.CatDogClassifier(weights=str(weights), quiet=True)
     net.load_weights()
+    card = {"date": str(datetime.date.today()), "commit": commit(), "photos": "Dogs vs. Cats (Kaggle, from Microsoft Asirra)",
+            "numbers": "below 7000 but for 4001-4100", "validation": "7000-7499", **more}
     facts = {**program.facts_of(weights), "card": card}
     packed = program.pack_weights(net.model, facts, net.seen, net.directions)
     program.write_whole(weights.with_name(f"{weights.stem}_box.h5"), packed)
@@ -147,6 +151,8 @@ def main():
     chosen, flags = parser.parse_known_args()
     copy_photos(chosen.photos, chosen.work / "photos", ["train", "validation"])
     nets = [train(chosen.work, seed, flags) for seed in chosen.seeds]
+    for weights in nets:
+        tell_of_itself(weights, {})
     for weights in nets if chosen.originals else ():
         compare_shapes(chosen.work, chosen.originals, chosen.photos, weights)
         compare_changes(chosen.work, chosen.photos, weights)
