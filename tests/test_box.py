@@ -108,7 +108,6 @@ def test_the_box_says_what_it_was_trained_on_and_answers_as_before(weights, tmp_
     assert np.array_equal(before.seen, after.seen)
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="there is no net in the box")
 def test_the_shipped_net_is_small_and_its_card_is_that_of_the_readme():
     facts, readme = program.facts_of(SHIPPED), (SHIPPED.parent / "README.md").read_text()
     assert SHIPPED.stat().st_size <= 12e6
