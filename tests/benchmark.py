@@ -92,7 +92,7 @@ def step_residual(options, fused=True):
         program.fused_normalisation = lambda: layers.BatchNormalization
     classifier = program.CatDogClassifier(model="residual", precision="bfloat16", quiet=True)
     classifier.createModel()
-    model, side, count = classifier._fitted(), program.RUNGS["residual"].crop, classifier.settings.batch_size
+    model, side, count = classifier._fitted(), program.RUNGS["residual"].crops[-1], classifier.settings.batch_size
     photos, labels = tf.random.uniform((count, side, side, 3)), tf.cast(tf.range(count)[:, None] % 2, tf.float32)
     return rates(10 * count, lambda: [model.train_on_batch(photos, labels) for _ in range(10)], options.repeats)
 

@@ -120,24 +120,49 @@ def test_crops_lie_within_the_photo_and_have_its_area_and_shape_in_range(monkeyp
     middle = 0.5 * gains.mean(axis=1) + lift  # what becomes of a middle grey: its contrast is changed about that
     assert (middle.min(), middle.max()) == pytest.approx((0.4, 0.6), abs=0.001)
     assert gains.min() >= 0.8 * 0.9 and gains.max() <= 1.2 * 1.1
+    assert np.bincount(changes[:, 10].astype(int)) / 20_000 == pytest.approx([0.7, 0.2, 0.1], abs=0.01)  # halved so often
     assert np.corrcoef(gains[:, 0], gains[:, 2])[0, 1] == pytest.approx(4 / 5, abs=0.03)  # contrast 0.2, cast 0.1: variances 4 : 1
 
 
 def test_colours_change_by_a_factor_and_something_to_add(photos):
     same = rows()[0]
-    changed = warp(photos[:1], np.float32([[*same, 0.5, 1.0, 2.0, 0.1]]))
+    changed = warp(photos[:1], np.float32([[*same, 0.5, 1.0, 2.0, 0.1, 0]]))
     expected = (photos[:1] / 255 * [0.5, 1.0, 2.0] + 0.1).clip(0, 1) * 255
     assert changed == pytest.approx(expected, abs=1e-3)
 
 
+def halved(photos):
+    """Half as many pixels a side: each one is the average of four."""
+    return photos[:, ::2, ::2] / 4 + photos[:, ::2, 1::2] / 4 + photos[:, 1::2, ::2] / 4 + photos[:, 1::2, 1::2] / 4
+
+
+def test_photos_lose_detail_as_if_they_had_been_small(photos):
+    """Halved once, twice, each rounded; what is asked for with as many pixels is just that."""
+    draws = np.float32([[*rows()[0], 1, 1, 1, 0, level] for level in (0, 1, 2, 1)])
+    once, twice = (np.floor(halved(photos) + 0.5), np.floor(halved(np.floor(halved(photos) + 0.5)) + 0.5))
+    assert warp(photos[:4], draws, SIZE // 2)[[1, 3]] == pytest.approx(once[[1, 3]], abs=1e-3)
+    assert warp(photos[:4], draws, SIZE // 4)[2] == pytest.approx(twice[2], abs=1e-3)
+    assert warp(photos[:4], draws)[0] == pytest.approx(photos[0], abs=1e-3)  # the others took nothing from this one
+    between = warp(photos[:4], draws)[1, 1, 1:-1:2]  # a fourth of the way from the first line of small pixels to the next
+    line = 0.75 * once[1, 0] + 0.25 * once[1, 1]
+    assert between == pytest.approx(0.75 * line[:-1] + 0.25 * line[1:], abs=1e-3)
+
+
+def test_photos_of_odd_sides_lose_detail_without_taking_any_from_another():
+    photos = np.repeat(np.arange(3, dtype=np.uint8) * 100, 7 * 7 * 3).reshape(3, 7, 7, 3)
+    same = affine_rows(**{name: np.zeros(1) + value for name, value in STILL.items()}, size=7)[0]
+    changed = warp(photos, np.float32([[*same, 1, 1, 1, 0, level] for level in (1, 2, 1)]))
+    assert changed == pytest.approx(photos, abs=1e-3)
+
+
 def test_smaller_photos_show_the_same_part(photos):
-    """Half as many pixels a side: each one lies in the middle of four, and is their average."""
-    quarters = photos[:, ::2, ::2] / 4 + photos[:, ::2, 1::2] / 4 + photos[:, 1::2, ::2] / 4 + photos[:, 1::2, 1::2] / 4
+    quarters = halved(photos)  # each pixel lies in the middle of four
     assert warp(photos, np.repeat(rows(), len(photos), axis=0), SIZE // 2) == pytest.approx(quarters, abs=1e-3)
     mirrored = warp(photos[:1], rows(mirror=True), SIZE // 2)
     assert mirrored == pytest.approx(quarters[:1, :, ::-1], abs=1e-3)
-    (batch, _), = make_batches(photos, np.zeros((7, 1)), 7, np.random.default_rng(0), draw_crops, side=5)
-    assert batch.shape == (7, 5, 5, 3)
+    sides = iter((5, 6))
+    batches = make_batches(photos, np.zeros((7, 1)), 4, np.random.default_rng(0), draw_crops, side=lambda: next(sides))
+    assert [batch.shape[1:3] for _ in range(2) for batch, _ in batches] == [(5, 5), (5, 5), (6, 6), (6, 6)]
 
 
 def test_the_same_as_the_tutorials_generator():

@@ -57,19 +57,22 @@ def normed(side, channels, parameters, rectified=True):
 
 
 def block(side, channels):
-    """A residual block."""
-    parameters, shape = 9 * channels**2, (side, side, channels)
-    return [*normed(side, channels, parameters), *normed(side, channels, parameters, False), ("Add", shape, 0), ("ReLU", shape, 0)]
+    """A residual block, its change weighed by two dense layers."""
+    parameters, shape, few = 9 * channels**2, (side, side, channels), channels // 8
+    gates = [("GlobalAveragePooling2D", (1, 1, channels), 0), ("Dense", (1, 1, few), channels * few + few),
+             ("Dense", (1, 1, channels), channels * few + channels), ("Multiply", shape, 0)]
+    return [*normed(side, channels, parameters), *normed(side, channels, parameters, False), *gates, ("Add", shape, 0),
+            ("ReLU", shape, 0)]
 
 
 SUMMARIES["residual"] = [
     *normed(80, 32, 864), pool(40, 32), *normed(40, 64, 18_432), *block(40, 64), pool(20, 64), *normed(20, 128, 73_728),
-    *block(20, 128), *block(20, 128), pool(10, 128), *normed(10, 256, 294_912), *block(10, 256),
-    ("GlobalAveragePooling2D", (256,), 0), ("Dense", (1,), 257)]
-COUNTS = {"residual": 2_237_921, "default": 1_061_313, "baseline": 3_453_121, "dropout": 3_453_121, "features": 16_812_353,
+    *block(20, 128), *block(20, 128), pool(10, 128), *normed(10, 224, 258_048), *block(10, 224),
+    *block(10, 224), ("GlobalAveragePooling2D", (224,), 0), ("Dense", (1,), 225)]
+COUNTS = {"residual": 2_864_289, "default": 1_061_313, "baseline": 3_453_121, "dropout": 3_453_121, "features": 16_812_353,
           "frozen": 16_812_353, "finetune_plain": 16_812_353, "finetune": 16_812_353, "happy": 37_633,
           "mnist": 93_322, "signs": 307_615}
-NORMED = {"happy": 1, "residual": 12}  # layers of batch normalisation: two of the four tensors of each do not train
+NORMED = {"happy": 1, "residual": 14}  # layers of batch normalisation: two of the four tensors of each do not train
 # How many weight tensors train: with VGG16 those of two dense layers, and of the three convolutions of block 5.
 TRAINED = {"features": 4, "frozen": 4, "finetune_plain": 10, "finetune": 10}
 
@@ -90,7 +93,7 @@ def test_a_rung_is_the_net_of_its_tutorial(rung):
         told = [(type(layer).__name__, layer.output.shape[1:], layer.count_params()) for layer in model.layers]
         assert [line for line in told if line[0] not in ("InputLayer", "Rescaling")] == SUMMARIES[rung]
     still = sum(int(np.prod(weight.shape)) for weight in model.non_trainable_weights)
-    assert still == {"happy": 64, "residual": 2 * 1632, "features": VGG16, "frozen": VGG16, "finetune": VGG16 - BLOCK_5,
+    assert still == {"happy": 64, "residual": 2 * 1984, "features": VGG16, "frozen": VGG16, "finetune": VGG16 - BLOCK_5,
                      "finetune_plain": VGG16 - BLOCK_5}.get(rung, 0)
 
 
@@ -625,11 +628,23 @@ def test_keras_own_normalisation_answers_with_what_the_fused_one_learned(tmp_pat
 
 def test_the_best_recipe_shows_residual_smaller_photos_than_it_answers(monkeypatch):
     shown = []
-    monkeypatch.setattr(program, "make_batches", lambda *arguments: shown.append(arguments[-1]))
+    monkeypatch.setattr(program, "make_batches", lambda *arguments: shown.append(arguments[-1] and arguments[-1]()))
     photos = np.zeros((2, 160, 160, 3), np.uint8)
     for settings in ({}, {"recipe": "tutorial"}, {"augment": False}, {"model": "default"}):
         CatDogClassifier(**{"model": "residual", **settings})._batches(photos, np.zeros((2, 1)), "train", np.random.default_rng(0))
     assert shown == [112, None, None, None]
+
+
+def test_the_parts_that_residual_learns_from_grow():
+    classifier = CatDogClassifier(model="residual", epochs=6)
+    side = classifier._shown(program.draw_crops)
+    assert side() == 112  # as in the last epochs, where no training is
+    classifier._progress = program.Progress("float32", {"loss": [0.5] * 10}, start=10)
+    sides = []
+    for _ in range(6):
+        sides.append(side())
+        classifier._progress.history["loss"].append(0.5)
+    assert sides == [64, 64, 80, 96, 96, 112]
 
 
 def test_what_learns_from_smaller_photos_is_the_net_that_answers():
