@@ -3662,6 +3662,7 @@ class CatDogClassifier:
         train, weights = balanced(train, self.training[1])
         validation, _ = balanced(validation, self.validation[1])
         training = self._set_up(validation)
+        self._progress = training.progress
         self.seen = np.union1d(self.seen, learned_from)[-MAX_SEEN:]
         self._announce(training, weights)
         self._forget()
@@ -3741,7 +3742,7 @@ class CatDogClassifier:
             progress = Progress(self.training_policy, self.history.history if self.history else {}, kept=self.kept,
                                 best=best if math.isfinite(best) else math.inf)
             progress.start, progress.run = progress.epochs, self._climbed or progress.run
-        self._progress, self._run, self.history, self._climbed = progress, progress.run, self.history or History(), None
+        self._run, self.history, self._climbed = progress.run, self.history or History(), None
         self.history.history = progress.history  # which Keras adds to from now on
         self.recipe = self._whole_recipe()
         save = functools.partial(self._save_state, recipe)
@@ -4353,6 +4354,7 @@ class CatDogClassifier:
         validation, _ = balanced(self._batches(photos, labels, place, rows=held), labels[held])
         progress = Progress(self.training_policy, history.history)
         training = Training(self._fitted(), progress, settings, self.console, None, nothing, nothing)
+        self._progress = progress
         training.run(train, validation, history)
         if training.ending == "interrupted":
             interrupt(training.signal)

@@ -647,6 +647,25 @@ def test_the_parts_that_residual_learns_from_grow():
     assert sides == [64, 64, 80, 96, 96, 112]
 
 
+@pytest.mark.parametrize("start", ["train", "_fold"])
+def test_each_training_begins_with_the_smallest_parts(start, tmp_path, monkeypatch):
+    """What feeds it is asked as it is about to run."""
+    classifier = CatDogClassifier(model="residual", epochs=4, weights=str(tmp_path / "net.h5"), quiet=True)
+    classifier.rng, rows = np.random.default_rng(0), np.arange(4)
+    photos, labels = np.zeros((4, 160, 160, 3), np.uint8), np.float32([[0], [1], [0], [1]])
+    sides = []
+
+    def run(training, *batches):
+        sides.append(classifier._shown(program.draw_crops)())
+        training.ending = "diverged"
+
+    monkeypatch.setattr(program.Training, "run", run)
+    monkeypatch.setattr(program, "load_photos", lambda *arguments: (photos, labels))
+    with pytest.raises(program.TrainingError):
+        classifier.train("dataset") if start == "train" else classifier._fold(photos, labels, "place", rows[:2], rows[2:])
+    assert sides == [64]
+
+
 def test_what_learns_from_smaller_photos_is_the_net_that_answers():
     classifier = CatDogClassifier(model="residual")
     model = classifier.createModel()
