@@ -139,6 +139,7 @@ SHARP = (0.7, 0.2, 0.1)  # the shares of photos of which it leaves all detail, h
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}  # name -> Keras policy
 RECIPE = ("recipe", "steps", "batch_size", "optimizer", "learning_rate", "augment", "precision", "seed")  # of an epoch
 RECIPES = ("best", "tutorial")
+SHOWN, MOST_EPOCHS = 400_000, 100  # photos that "best" shows a net in all, unless that takes more epochs
 OPTIMIZERS = ("rmsprop", "adam", "adamw", "sgd")
 WEIGHT_DECAY = 0.05  # of adamw: kernels shrink by this times the learning rate in each step
 READ_AHEAD = 128  # photos that are read while earlier ones are classified
@@ -164,7 +165,8 @@ class Settings:
     base: str = option("vgg16", "pretrained base of the rungs that have one", metavar="NAME")
     base_weights: str = option("imagenet", "its weights: imagenet (downloaded once), none, or a file", metavar="FILE")
     recipe: str = option("best", "how to train: what measured best, or as the tutorial does", choices=RECIPES)
-    epochs: int = option(30, "at most so many passes over the training photos", type=int, metavar="N")
+    epochs: int = option(30, "at most so many passes over the training photos; best: up to 100 where they are few",
+                         type=int, metavar="N")
     steps: int = option(0, "training steps in an epoch; 0: one pass over the photos", type=int, metavar="N")
     batch_size: int = option(32, "photos per training step", type=int, metavar="N")
     optimizer: str = option("adam", "how the weights are updated", choices=OPTIMIZERS)
@@ -3573,11 +3575,23 @@ class CatDogClassifier:
         parts = [f"{len(self.training[1])} photos to train on ({self._counted(self.training[1])})",
                  f"{len(self.validation[1])} to validate ({self._counted(self.validation[1])})", *told(ignored)]
         self.console.say(f"{printable(directory)}: {', '.join(parts)}")
+        self._set_epochs(len(self.training[1]))
         self._crc = crc_of(*self.training, *self.validation)
         self.device  # noqa: B018 (TensorFlow starts here, after all that can be wrong with the folder)
         self.rng = np.random.default_rng(self.settings.seed)
         return (self._batches(*self.training, Path(directory, "train"), self.rng),
                 self._batches(*self.validation, Path(directory, "validation")))
+
+    def _set_epochs(self, count):
+        """Where nobody says how many, the best recipe has more epochs for fewer photos: augmented, they stay new.
+
+        Drawings are learned sooner.
+        """
+        settings, kind = self.settings, RUNGS[self.rung]
+        said = "epochs" in {**kind.training, **kind.best, **self._given}
+        if settings.recipe == "best" and settings.augment and not said and not self.drawings:
+            epochs = math.ceil(SHOWN / (settings.steps * settings.batch_size or count))
+            self.settings = replace(settings, epochs=min(max(epochs, Settings.epochs), MOST_EPOCHS))
 
     def _list(self, directory, ignored=None):
         """The photos of a dataset to train on and to validate, {split: {class: [paths]}}; its classes are ours now."""
@@ -4333,6 +4347,7 @@ class CatDogClassifier:
         pooled = {name: list(itertools.chain(*(split[name] for split in classes))) for name in self.classes}
         photos, labels = load_photos(pooled, self.size, self.console)
         self.console.say(f"{len(labels)} photos ({self._counted(labels)}), net: {self._net}, on the {self.device.name}")
+        self._set_epochs(len(labels) * (folds - 1) // folds)
         self.rng, place = np.random.default_rng(self.settings.seed), Path(directory, "folds")
         for repeat in range(repeats):
             parts = folds_of(labels, folds, self.rng if repeat else None)

@@ -626,6 +626,17 @@ def test_keras_own_normalisation_answers_with_what_the_fused_one_learned(tmp_pat
     assert program.forward(theirs, photos) == pytest.approx(program.forward(model, photos), abs=1e-6)
 
 
+@pytest.mark.parametrize(("settings", "count", "drawings", "epochs"), [
+    ({}, 2_000, False, 100), ({}, 8_000, False, 50), ({}, 14_000, False, 30), ({"epochs": 7}, 2_000, False, 7),
+    ({}, 300, True, 30), ({"recipe": "tutorial"}, 2_000, False, 30), ({"augment": False}, 2_000, False, 30),
+    ({"steps": 200}, 50, False, 63), ({"model": "happy"}, 600, False, 40), ({"model": "features"}, 2_000, False, 30)])
+def test_fewer_photos_are_seen_more_often(settings, count, drawings, epochs):
+    classifier = CatDogClassifier(**settings)
+    classifier.drawings = drawings
+    classifier._set_epochs(count)
+    assert classifier.settings.epochs == epochs
+
+
 def test_the_best_recipe_shows_residual_smaller_photos_than_it_answers(monkeypatch):
     shown = []
     monkeypatch.setattr(program, "make_batches", lambda *arguments: shown.append(arguments[-1] and arguments[-1]()))
