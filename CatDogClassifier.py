@@ -1706,7 +1706,7 @@ def draw_crops(rng, count, size):
 
     A part of 35 to 100 % of the area, its sides stretched against each other by up to e^0.25, turned by up to 10
     degrees, in half of the cases mirrored: see `affine_rows`; then what `warp` does to the colours: a factor for each,
-    and something to add; last, how often the photo is halved first, as if it had been small or out of focus.
+    and something to add; last, how often its sides are halved first, as if it had been small or out of focus.
     """
     side, stretch = np.sqrt(rng.uniform(0.35, 1, count)), np.exp(rng.uniform(-0.125, 0.125, count))
     zoom_x, zoom_y = np.minimum(side * stretch, 1), np.minimum(side / stretch, 1)
@@ -1739,7 +1739,7 @@ def warp(photos, affines, side=None):
     """Apply one affine map to each photo, bilinear, edges repeated: (N, S, S, C) uint8 in, float32 0..1 out.
 
     The result has `side` pixels a side, a number or a tensor, by default S. Rows of eleven change the colours as well,
-    see `draw_crops`, c -> clip(factor * c + lift), and take their pixels from a photo that was halved so often.
+    see `draw_crops`, c -> clip(factor * c + lift), and take their pixels from that level of a `mipmap`.
 
     In plain arithmetic, because XLA compiles that into one pass that is several times as fast as
     ImageProjectiveTransformV3, the operation made for it (`python tests/benchmark.py ... --only augment augment-op`).
@@ -1791,16 +1791,14 @@ def mipmap(photos, levels):
     """
     import tensorflow as tf
 
-    parts, sizes, starts = [], [], [0]
-    for level in range(levels):
-        if level:
-            even, wide = photos.shape[1] // 2 * 2, tf.cast(photos, tf.int16)
-            sums = sum(wide[:, i:even:2, j:even:2] for i in (0, 1) for j in (0, 1))
-            photos = tf.cast((sums + 2) // 4, tf.uint8)
-        parts.append(tf.reshape(photos, (-1, photos.shape[-1])))
-        sizes.append(photos.shape[1])
-        starts.append(starts[-1] + tf.shape(parts[-1])[0])
-    return tf.concat(parts, axis=0), tf.stack(starts[:-1]), tf.constant(sizes)
+    kept = [photos]
+    for _ in range(levels - 1):
+        even, wide = kept[-1].shape[1] // 2 * 2, tf.cast(kept[-1], tf.int16)
+        sums = sum(wide[:, i:even:2, j:even:2] for i in (0, 1) for j in (0, 1))
+        kept.append(tf.cast((sums + 2) // 4, tf.uint8))
+    sizes = tf.constant([level.shape[1] for level in kept])
+    starts = tf.cumsum(tf.shape(photos)[0] * sizes**2, exclusive=True)
+    return tf.concat([tf.reshape(level, (-1, photos.shape[-1])) for level in kept], axis=0), starts, sizes
 
 
 def draw_batches(photos, labels, rows, wanted, batch_size, rng, augment, side):
@@ -1808,13 +1806,13 @@ def draw_batches(photos, labels, rows, wanted, batch_size, rng, augment, side):
 
     `augment` draws the affines, see `draw_affines`; None: there are none. `side()` is asked once, when it begins.
     """
-    shown = side() if side else photos.shape[1]
+    pixels = side() if side else photos.shape[1]
     passes = [rows if rng is None else rows[rng.permutation(len(rows))] for _ in range(0, wanted, len(rows))]
     order = np.concatenate(passes)[:wanted]
     for start in range(0, wanted, batch_size):
         batch = order[start : start + batch_size]
         affines = augment(rng, len(batch), photos.shape[1]) if augment else np.empty((0, 0))
-        yield np.asarray(photos[batch]), labels[batch], affines, shown
+        yield np.asarray(photos[batch]), labels[batch], affines, pixels
 
 
 def make_batches(photos, labels, batch_size, rng=None, augment=None, steps=0, classes=2, rows=None, side=None):
@@ -1832,11 +1830,12 @@ def make_batches(photos, labels, batch_size, rng=None, augment=None, steps=0, cl
     wanted = steps * batch_size or len(rows)
     draw = functools.partial(draw_batches, photos, labels, rows, wanted, batch_size, rng, augment, side)
 
-    def finish(photos, labels, affines, shown):
+    def finish(photos, labels, affines, pixels):
         """What a net is given: photos between 0 and 1, changed as drawn, and their labels."""
         hot = tf.one_hot(tf.cast(labels[:, 0], tf.int32), classes) if classes > 2 else labels
-        shown = compiled(photos, affines, shown if side else None) if augment else tf.cast(photos, tf.float32) / scale
-        return shown, hot
+        if not augment:
+            return tf.cast(photos, tf.float32) / scale, hot
+        return compiled(photos, affines, pixels if side else None), hot
 
     compiled = tf.function(warp, jit_compile=True)
     width = augment(np.random.default_rng(0), 1, 2).shape[1] if augment else 0
@@ -2782,6 +2781,10 @@ class Progress:
         """How many epochs the net has seen."""
         return len(self.history.get("loss", []))
 
+    def share(self, epochs, more=0.0):
+        """How far a training of so many epochs is, 0..1; `more` is the share of the present one that is done."""
+        return (self.epochs - self.start + more) / epochs
+
 
 def arrays_of(model):
     """What changes in a net while it is trained: weights, random state of dropout, memory of the optimizer."""
@@ -2877,11 +2880,10 @@ class Training:
 
     def begin_batch(self, batch, logs):
         """Set the learning rate of this step; a constant one is left as it is."""
-        start, settings = self.progress.start, self.settings
-        if not HOW[settings.recipe].decay:
-            return
-        share = ((self.epoch - start) * self.steps + batch + 0.5) / ((self.last - start) * self.steps)
-        self.model.optimizer.learning_rate = settings.learning_rate * HOW[settings.recipe].rate(share)
+        settings = self.settings
+        if HOW[settings.recipe].decay:
+            share = self.progress.share(settings.epochs, (batch + 0.5) / self.steps)
+            self.model.optimizer.learning_rate = settings.learning_rate * HOW[settings.recipe].rate(share)
 
     def look(self, batch, logs):
         """Leave after a step when somebody wants to, or when the loss is no number any more."""
@@ -3589,9 +3591,9 @@ class CatDogClassifier:
         """
         settings, kind = self.settings, RUNGS[self.rung]
         said = "epochs" in {**kind.training, **kind.best, **self._given}
-        if settings.recipe == "best" and settings.augment and not said and not self.drawings:
-            epochs = math.ceil(SHOWN / (settings.steps * settings.batch_size or count))
-            self.settings = replace(settings, epochs=min(max(epochs, Settings.epochs), MOST_EPOCHS))
+        if settings.recipe == "best" and settings.augment and not said:
+            wanted = 0 if self.drawings else math.ceil(SHOWN / (settings.steps * settings.batch_size or count))
+            self.settings = replace(settings, epochs=min(max(wanted, Settings.epochs), MOST_EPOCHS))
 
     def _list(self, directory, ignored=None):
         """The photos of a dataset to train on and to validate, {split: {class: [paths]}}; its classes are ours now."""
@@ -3614,21 +3616,19 @@ class CatDogClassifier:
                             self._shown(augment))
 
     def _shown(self, augment):
-        """What tells the side of the photos that training shows, in pixels; None: of those that it answers.
+        """What tells the side of the photos that training shows next, in pixels; None: that of those it answers.
 
         Parts show things larger than whole photos do, so that smaller ones do for them: that saves time, and the answer
         gains from the size at which things look as large as in training (Touvron et al. 2019, arXiv:1906.06423). Early
         epochs, which learn what is coarse, do with even smaller ones (Tan and Le 2021, arXiv:2104.00298).
         """
-        crops = RUNGS[self.rung].crops
+        return self._side if RUNGS[self.rung].crops and augment is draw_crops else None
 
-        def side():
-            """Of the parts in the next epoch."""
-            progress = self._progress
-            share = (progress.epochs - progress.start) / max(self.settings.epochs, 1) if progress else 1.0
-            return crops[min(int(share * len(crops)), len(crops) - 1)]
-
-        return side if crops and augment is draw_crops else None
+    def _side(self):
+        """The side of the parts of photos in the next epoch of the present training; without one, in the last."""
+        crops, progress = RUNGS[self.rung].crops, self._progress
+        share = progress.share(self.settings.epochs) if progress else 1.0
+        return crops[min(int(share * len(crops)), len(crops) - 1)]
 
     def _counted(self, labels):
         """The number of labels (N, 1) of each class: "150 cat, 150 dog"."""
@@ -4173,8 +4173,8 @@ class CatDogClassifier:
         recipe = HOW.get(self.facts.get("recipe", {}).get("--recipe"), HOW[self.settings.recipe])
         draws = recipe.augment(np.random.default_rng(self.settings.seed or 0), count, self.size)
         photos, compiled = np.repeat(photo[None], count, axis=0), tf.function(warp, jit_compile=True)
-        crops = RUNGS[self.rung].crops if recipe.augment is draw_crops else ()
-        changed = compiled(photos, tf.constant(draws, tf.float32), crops[-1] if crops else None)
+        side = self._shown(recipe.augment)
+        changed = compiled(photos, tf.constant(draws, tf.float32), side and side())
         return np.rint(np.asarray(changed) * 255).astype(np.uint8).transpose(1, 2, 0, 3)
 
     @functools.cached_property

@@ -637,6 +637,15 @@ def test_fewer_photos_are_seen_more_often(settings, count, drawings, epochs):
     assert classifier.settings.epochs == epochs
 
 
+def test_the_epochs_follow_the_photos_of_each_training():
+    classifier, epochs = CatDogClassifier(), []
+    for count, drawings in ((2_000, False), (14_000, False), (2_000, False), (2_000, True)):
+        classifier.drawings = drawings
+        classifier._set_epochs(count)
+        epochs.append(classifier.settings.epochs)
+    assert epochs == [100, 30, 100, 30]
+
+
 def test_the_best_recipe_shows_residual_smaller_photos_than_it_answers(monkeypatch):
     shown = []
     monkeypatch.setattr(program, "make_batches", lambda *arguments: shown.append(arguments[-1] and arguments[-1]()))
@@ -648,7 +657,7 @@ def test_the_best_recipe_shows_residual_smaller_photos_than_it_answers(monkeypat
 
 def test_the_parts_that_residual_learns_from_grow():
     classifier = CatDogClassifier(model="residual", epochs=6)
-    side = classifier._shown(program.draw_crops)
+    side = classifier._side
     assert side() == 112  # as in the last epochs, where no training is
     classifier._progress = program.Progress("float32", {"loss": [0.5] * 10}, start=10)
     sides = []
@@ -667,7 +676,7 @@ def test_each_training_begins_with_the_smallest_parts(start, tmp_path, monkeypat
     sides = []
 
     def run(training, *batches):
-        sides.append(classifier._shown(program.draw_crops)())
+        sides.append(classifier._side())
         training.ending = "diverged"
 
     monkeypatch.setattr(program.Training, "run", run)
