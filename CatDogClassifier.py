@@ -140,8 +140,8 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mi
 RECIPE = ("recipe", "steps", "batch_size", "optimizer", "learning_rate", "augment", "precision", "seed")  # of an epoch
 RECIPES = ("best", "tutorial")
 SHOWN, MOST_EPOCHS = 400_000, 100  # photos that "best" shows a net in all, unless that takes more epochs
-OPTIMIZERS = ("rmsprop", "adam", "adamw", "sgd")
-WEIGHT_DECAY = 0.05  # of adamw: kernels shrink by this times the learning rate in each step
+OPTIMIZERS = ("rmsprop", "adam", "adamw", "muon", "sgd")
+WEIGHT_DECAY = 0.5  # of adamw and muon: kernels shrink by this times the learning rate in each step
 READ_AHEAD = 128  # photos that are read while earlier ones are classified
 
 
@@ -2182,7 +2182,7 @@ RUNGS = {
                     "the same with dropout and augmentation: it learns for longer before it over-fits",
                     {"epochs": 100}, {"steps": 100, **SLOW}, tutorial=0.812),
     "residual": Rung(residual, "a net of our own: residual blocks, 160 x 160 pixels",
-                     {"batch_size": 64}, best={"learning_rate": 0.002, "optimizer": "adamw"}, size=160,
+                     {"batch_size": 64}, best={"learning_rate": 0.002, "optimizer": "muon"}, size=160,
                      crops=(64, 80, 96, 112)),
     "features": Rung(functools.partial(on_base, dropout=0.5),
                      "a net trained on ImageNet describes each photo once, a small one learns from that: quick",
@@ -2240,9 +2240,9 @@ def compile_for(model, settings):
     """A model made ready for training: two classes have one answer, the probability of the second, more have all."""
     import keras
 
-    optimizer = keras.optimizers.get(settings.optimizer)
+    optimizer = muon() if settings.optimizer == "muon" else keras.optimizers.get(settings.optimizer)
     optimizer.learning_rate = settings.learning_rate
-    if settings.optimizer == "adamw":
+    if settings.optimizer in ("adamw", "muon"):
         optimizer.weight_decay = WEIGHT_DECAY
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     loss = "binary_crossentropy" if model.output_shape[-1] == 1 else "categorical_crossentropy"
@@ -2278,12 +2278,54 @@ def head_of(model, settings):
     return compile_for(keras.Model(model.get_layer("flatten").input, model.output), settings)
 
 
+def muon():
+    """The optimizer Muon for convolutions (Jordan et al. 2024, kellerjordan.github.io/posts/muon), AdamW for all else.
+
+    What a kernel is moved by is made orthogonal first, so that it learns in all directions and not in the strongest
+    alone. Its steps are made as long as those of AdamW, whose learning rates it takes (Liu et al. 2025,
+    arXiv:2502.16982). That of Keras is for dense layers.
+    """
+    import keras
+    from keras import ops
+
+    class Muon(keras.optimizers.AdamW):
+        """Kernels of convolutions have four axes: height, width, channels in and out."""
+
+        def update_step(self, gradient, variable, learning_rate):
+            if len(variable.shape) != 4:
+                return super().update_step(gradient, variable, learning_rate)
+            momentum = self._momentums[self._get_variable_index(variable)]
+            self.assign(momentum, 0.95 * momentum + gradient)
+            matrix = ops.reshape(0.95 * momentum + gradient, (-1, variable.shape[-1]))
+            change = orthogonal(matrix) * 0.2 * max(matrix.shape) ** 0.5
+            self.assign_sub(variable, learning_rate * ops.reshape(change, variable.shape))
+
+    return Muon()
+
+
+def orthogonal(matrix):
+    """About U V' of a matrix U S V', by the Newton-Schulz iteration of Muon: singular values of 0.7 to 1.2.
+
+    All steps are polynomials of the small matrix M'M, and done there: half the work of doing them on the matrix itself.
+    """
+    from keras import ops
+
+    matrix = matrix / (ops.norm(matrix) + 1e-7)
+    one = ops.eye(matrix.shape[-1])
+    square, product = ops.matmul(ops.transpose(matrix), matrix), one
+    for _ in range(5):
+        factor = 3.4445 * one - 4.775 * square + 2.0315 * ops.matmul(square, square)
+        square, product = ops.matmul(ops.matmul(square, factor), factor), ops.matmul(product, factor)
+    return ops.matmul(matrix, product)
+
+
 def of_any_size(model, settings):
     """A model of the same layers that takes photos of any size, ready for training."""
     import keras
 
+    alone = keras.Model(model.inputs[0], model.outputs[0])  # without the optimizer: Keras cannot copy one of our own
     photos = keras.Input((None, None, model.input_shape[-1]))
-    return compile_for(keras.models.clone_model(model, photos, clone_function=lambda layer: layer), settings)
+    return compile_for(keras.models.clone_model(alone, photos, clone_function=lambda layer: layer), settings)
 
 
 def pretrain(model, base, source):

@@ -50,6 +50,20 @@ def test_flags_choose_optimizer_and_learning_rate(name):
     assert float(model.optimizer.learning_rate) == pytest.approx(0.02)
 
 
+def test_muon_moves_a_kernel_as_far_in_all_directions_and_a_dense_layer_as_adamw_does():
+    import keras
+
+    kernel, dense = (keras.Variable(np.zeros(shape, np.float32)) for shape in ((3, 3, 4, 8), (8, 4)))
+    gradients = [np.random.default_rng(0).normal(size=variable.shape).astype(np.float32) for variable in (kernel, dense)]
+    gradients[0][..., 0] *= 100  # one direction is far stronger than all others
+    optimizer = program.muon()
+    optimizer.learning_rate = 0.01
+    optimizer.apply(gradients, [kernel, dense])
+    strengths = np.linalg.svd(kernel.numpy().reshape(36, 8) / (0.01 * 0.2 * 36**0.5), compute_uv=False)
+    assert strengths.min() > 0.5 and strengths.max() < 1.5, strengths
+    np.testing.assert_allclose(dense.numpy(), -0.01 * np.sign(gradients[1]), rtol=1e-4)  # Adam's first step
+
+
 @pytest.mark.parametrize("policy", program.PRECISIONS.values())
 def test_every_precision_has_float32_weights_and_a_float32_answer(policy, model):
     import keras
