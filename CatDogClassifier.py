@@ -2293,7 +2293,8 @@ def muon():
 
         def update_step(self, gradient, variable, learning_rate):
             if len(variable.shape) != 4:
-                return super().update_step(gradient, variable, learning_rate)
+                super().update_step(gradient, variable, learning_rate)
+                return
             momentum = self._momentums[self._get_variable_index(variable)]
             self.assign(momentum, 0.95 * momentum + gradient)
             matrix = ops.reshape(0.95 * momentum + gradient, (-1, variable.shape[-1]))
