@@ -2242,7 +2242,7 @@ def compile_for(model, settings):
 
     optimizer = muon() if settings.optimizer == "muon" else keras.optimizers.get(settings.optimizer)
     optimizer.learning_rate = settings.learning_rate
-    if settings.optimizer in ("adamw", "muon"):
+    if isinstance(optimizer, keras.optimizers.AdamW):
         optimizer.weight_decay = WEIGHT_DECAY
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     loss = "binary_crossentropy" if model.output_shape[-1] == 1 else "categorical_crossentropy"
@@ -2282,8 +2282,8 @@ def muon():
     """The optimizer Muon for convolutions (Jordan et al. 2024, kellerjordan.github.io/posts/muon), AdamW for all else.
 
     What a kernel is moved by is made orthogonal first, so that it learns in all directions and not in the strongest
-    alone. Its steps are made as long as those of AdamW, whose learning rates it takes (Liu et al. 2025,
-    arXiv:2502.16982). That of Keras is for dense layers.
+    alone. Its momentum of 0.95 is Jordan's; the factor 0.2 makes its steps as long as those of AdamW, whose learning
+    rates it takes (Liu et al. 2025, arXiv:2502.16982). That of Keras leaves convolutions to AdamW.
     """
     import keras
     from keras import ops
@@ -2292,6 +2292,7 @@ def muon():
         """Kernels of convolutions have four axes: height, width, channels in and out."""
 
         def update_step(self, gradient, variable, learning_rate):
+            """Change one variable by its gradient, both of the same shape."""
             if len(variable.shape) != 4:
                 super().update_step(gradient, variable, learning_rate)
                 return
@@ -2305,9 +2306,10 @@ def muon():
 
 
 def orthogonal(matrix):
-    """About U V' of a matrix U S V', by the Newton-Schulz iteration of Muon: singular values of 0.7 to 1.2.
+    """About U V' of a matrix U S V' (rows, columns), by the five Newton-Schulz steps of Muon, their numbers Jordan's.
 
-    All steps are polynomials of the small matrix M'M, and done there: half the work of doing them on the matrix itself.
+    Singular values become 0.7 to 1.2, those a few hundred times weaker than the strongest less. The steps are
+    polynomials of M'M and done there: fewer multiplications than with M, which is far longer in a convolution.
     """
     from keras import ops
 

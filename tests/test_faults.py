@@ -66,8 +66,8 @@ def stop(monkeypatch, where, epoch):
 
 
 @pytest.mark.parametrize(("where", "epoch", "optimizer"), [
-    ("step", 2, "rmsprop"), ("step", 4, "adam"), ("validation", 3, "muon"), ("killed between the two saves", 3, "adam"),
-    ("killed while scoring", None, "rmsprop")])
+    ("step", 2, "rmsprop"), ("step", 4, "adam"), ("validation", 3, "rmsprop"), ("killed between the two saves", 3, "adam"),
+    ("killed while scoring", None, "rmsprop"), ("validation", 3, "muon")])
 def test_a_resumed_training_ends_exactly_as_one_that_was_never_stopped(dataset, tmp_path, monkeypatch, where, epoch, optimizer):
     """With --seed on the same machine: the same numbers to the last bit, in history, weights and scores."""
     settings = {"epochs": 4, "augment": True, "optimizer": optimizer, "learning_rate": 1e-4, "dataset": str(dataset), "quiet": True}
