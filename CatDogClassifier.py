@@ -141,6 +141,7 @@ RECIPE = ("recipe", "steps", "batch_size", "optimizer", "learning_rate", "augmen
 RECIPES = ("best", "tutorial")
 SHOWN, MOST_EPOCHS = 400_000, 100  # photos that "best" shows a net in all, unless that takes more epochs
 OPTIMIZERS = ("rmsprop", "adam", "adamw", "muon", "sgd")
+SURE = 0.95  # the probability below which a second look pays
 WEIGHT_DECAY = 0.5  # of adamw and muon: kernels shrink by this times the learning rate in each step
 READ_AHEAD = 128  # photos that are read while earlier ones are classified
 
@@ -2153,7 +2154,7 @@ class Rung:
     of them that the best recipe trains it on, from first to last, each for as long, `classes` how many the tutorial
     has. `base` says what is done with the base: "features", its output is computed once, for nothing in it trains;
     "frozen", the same, but it runs each time; "last block", that trains too. It goes on from the rung `after`.
-    `tutorial` is the share of the test photos that was right there.
+    `tutorial` is the share of the test photos that was right there. `second_look`: see `looking_twice`.
     """
 
     build: callable
@@ -2168,6 +2169,7 @@ class Rung:
     base: str | None = None
     after: str | None = None
     tutorial: float | None = None
+    second_look: bool = False
 
 
 FOUR, FIVE, PLAIN = (32, 64, 128, 128), (32, 64, 128, 128, 256), {"augment": False}
@@ -2183,7 +2185,7 @@ RUNGS = {
                     {"epochs": 100}, {"steps": 100, **SLOW}, tutorial=0.812),
     "residual": Rung(residual, "a net of our own: residual blocks, 160 x 160 pixels",
                      {"batch_size": 64}, best={"learning_rate": 0.002, "optimizer": "muon"}, size=160,
-                     crops=(64, 80, 96, 112)),
+                     crops=(64, 80, 96, 112), second_look=True),
     "features": Rung(functools.partial(on_base, dropout=0.5),
                      "a net trained on ImageNet describes each photo once, a small one learns from that: quick",
                      {"learning_rate": 2e-5, "batch_size": 20, **PLAIN}, base="features", tutorial=0.893),
@@ -2420,6 +2422,22 @@ def outputs(model, photos):
     if not len(photos):
         return np.empty((0, *model.output_shape[1:]), np.float32)
     return model.predict_on_batch(scaled(photos, model.input_shape[-1]))
+
+
+def looking_twice(look, columns):
+    """Like `look`, see `outputs`; what it is not `SURE` of is the mean with the answer for the mirror image.
+
+    The first so many columns of an answer are probabilities. Few photos need that, and sure answers gain nothing by it.
+    """
+    def answer(photos):
+        """Answers for uint8 photos (N, size, size, 3): (N, ...)."""
+        found = np.array(look(photos))
+        unsure = shares_of(found[:, :columns]).max(axis=1) < SURE
+        if unsure.any():
+            found[unsure] = (found[unsure] + look(np.asarray(photos)[unsure, :, ::-1])) / 2
+        return found
+
+    return answer
 
 
 def forward(model, photos):
@@ -3912,7 +3930,7 @@ class CatDogClassifier:
     def _judge(self):
         """Calibrate the best epoch, and score it on the validation photos and on test photos if there are any."""
         parts = {"validation": self.validation} | ({"test": self.test} if self.test else {})
-        shares = {part: self._shares(*photos) for part, photos in parts.items()}
+        shares = {part: self._shares(photos) for part, (photos, _) in parts.items()}
         labels = {part: truth for part, (_, truth) in parts.items()}
         self.summary["calibration"] = self._calibrate(shares, labels)
         for part in parts:
@@ -3938,15 +3956,10 @@ class CatDogClassifier:
         if seeing is None or len(self.validation[1]) < ENOUGH_PHOTOS:
             return
 
-        def descriptions(photos):
-            """Those of photos, a batch at a time."""
-            batches = make_batches(in_channels(photos, RUNGS[self.rung].channels), np.zeros((len(photos), 1)), 64)
-            return seeing.predict(batches, verbose=0)
-
         photos = self.training[0]
         some = np.sort(np.random.default_rng(0).permutation(len(photos))[:most])
-        self.directions = familiar(descriptions(photos[some]))
-        strange = 1 - np.linalg.norm(descriptions(self.validation[0]) @ self.directions.T, axis=1)
+        self.directions = familiar(self._outputs(seeing, photos[some]))
+        strange = 1 - np.linalg.norm(self._outputs(seeing, self.validation[0]) @ self.directions.T, axis=1)
         margin = 10 * np.ptp(strange) / len(strange)  # few photos do not show how strange the strangest may be
         self.strange = float(np.quantile(strange, 1 - TURNED_AWAY) + margin)
 
@@ -4095,11 +4108,17 @@ class CatDogClassifier:
     def _see(self, photos):
         """The probabilities of the classes for photos, (N, K), and how strange each of them is to the net, (N,)."""
         if self.model is None and self._litert:
-            found, watchful = self._litert(photos), self.facts["watchful"]
+            look, watchful = self._litert, self.facts["watchful"]
         else:
-            found, watchful = outputs(self.watcher, photos), self.directions is not None
+            look, watchful = functools.partial(outputs, self.watcher), self.directions is not None
+        found = self._looking(look)(photos)
         found, strange = (found[:, :-1], found[:, -1]) if watchful else (found, np.zeros(len(found)))
         return cooled(shares_of(found), self.temperature), strange
+
+    def _looking(self, look):
+        """How this net looks at photos with `look`: once, or twice."""
+        count = len(self.classes)
+        return looking_twice(look, 1 if count == 2 else count) if RUNGS[self.rung].second_look else look
 
     @property
     def watcher(self):
@@ -4169,15 +4188,20 @@ class CatDogClassifier:
         self.predictor  # noqa: B018 (its weights say which classes to expect)
         classes = list_split(directory or self.settings.dataset, split, self.classes)
         photos, labels = load_photos(classes, self.size, self.console)
-        shares = self._shares(photos, labels)
+        shares = self._shares(photos)
         table = confusion(shares, labels)
         return {**score(shares, labels), **rates(table), "classes": list(self.classes), "confusion": table.tolist(),
                 "seen": known_among(fingerprints(photos)[1], self.seen)}
 
-    def _shares(self, photos, labels):
+    def _shares(self, photos):
         """The probabilities of the classes for photos, float64 (N, K)."""
-        batches = make_batches(in_channels(photos, RUNGS[self.rung].channels), labels, 64)
-        return cooled(shares_of(self.predictor.predict(batches, verbose=0)), self.temperature)
+        look = self._looking(functools.partial(self._outputs, self.predictor))
+        return cooled(shares_of(look(photos)), self.temperature)
+
+    def _outputs(self, model, photos):
+        """Like `outputs` for many photos: they are scaled a batch at a time, while the net computes."""
+        batches = make_batches(in_channels(photos, RUNGS[self.rung].channels), np.zeros((len(photos), 1)), 64)
+        return model.predict(batches, verbose=0)
 
     def explain(self, path):
         """What the net sees in a photo: its Prediction, and PIL images {"heatmap", "activations", "augmented"}.

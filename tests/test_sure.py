@@ -72,16 +72,50 @@ def test_a_threshold_leaves_as_few_as_it_can_with_so_few_errors():
     assert (len(many), many[-1]) == (256, [pytest.approx(0.6), 0, 1000])
 
 
+def test_only_what_the_net_is_unsure_of_is_looked_at_in_the_mirror_too():
+    """A photo whose upper left pixel says the answer, in percent, and the upper right one that of its mirror image."""
+    photos, shown = np.zeros((5, 2, 2, 3), np.uint8), []
+    photos[:, 0, 0, 0], photos[:, 0, 1, 0] = (96, 4, 94, 60, 10), (2, 98, 98, 20, 70)
+
+    def look(photos):
+        shown.append(len(photos))
+        return np.stack([photos[:, 0, 0, 0] / 100, photos[:, 0, 0, 0] / 1000], axis=1)
+
+    found = program.looking_twice(look, 1)(photos)
+    assert found[:, 0] == pytest.approx([0.96, 0.04, (0.94 + 0.98) / 2, (0.6 + 0.2) / 2, (0.1 + 0.7) / 2])
+    assert found[:, 1] == pytest.approx(found[:, 0] / 10)  # how strange it is
+    assert shown == [5, 3]
+    program.looking_twice(look, 1)(photos[:2])
+    assert shown == [5, 3, 2]  # all sure: once
+    two = program.looking_twice(lambda photos: np.stack([1 - photos[:, 0, 0, 0] / 100, photos[:, 0, 0, 0] / 100], axis=1), 2)
+    assert two(photos)[:, 1] == pytest.approx(found[:, 0])
+
+
+def test_a_net_that_looks_twice_answers_so_for_a_folder_a_photo_and_a_dataset(dataset, tmp_path):
+    """Untrained, it is sure of nothing: all its answers are means."""
+    classifier = CatDogClassifier(model="residual", weights=str(tmp_path / "net.h5"), precision="float32", quiet=True)
+    model = classifier.createModel()
+    model.get_layer("answer").bias.assign([0.5])
+    model.optimizer.iterations.assign(1)
+    paths = sorted((dataset / "test").rglob("*.png"))
+    photos = np.stack([program.read_photo(path, 160) for path in paths])
+    once, mirrored = (model.predict(each.astype(np.float32) / 255, verbose=0)[:, 0] for each in (photos, photos[:, :, ::-1]))
+    assert np.abs(once - mirrored).max() > 1e-4
+    rows = classifier.predict(paths)
+    assert [row.probabilities["dog"] for row in rows] == pytest.approx((once + mirrored) / 2, abs=1e-6)
+    assert classifier._shares(photos)[:, 1] == pytest.approx((once + mirrored) / 2, abs=1e-6)
+
+
 def test_after_training_confidences_are_calibrated_and_the_weights_know(dataset, tmp_path):
     classifier = quick(tmp_path, dataset=str(dataset))
     classifier.train()
     found = classifier.summary["calibration"]
     assert found["photos"] == "test"
     classifier.temperature = 1.0
-    raw = classifier._shares(*classifier.validation)
+    raw = classifier._shares(classifier.validation[0])
     temperature = fit_temperature(raw, classifier.validation[1])
     assert found["temperature"] == pytest.approx(temperature, abs=1e-4)
-    assert found["before"] == reliability(classifier._shares(*classifier.test), classifier.test[1])
+    assert found["before"] == reliability(classifier._shares(classifier.test[0]), classifier.test[1])
     other = CatDogClassifier(weights=str(tmp_path / "net.h5"), quiet=True)
     rows = other.predict(dataset / "validation")
     assert [row.probabilities["dog"] for row in rows] == pytest.approx(cooled(raw, temperature)[:, 1].tolist(), abs=1e-6)
