@@ -1,6 +1,6 @@
 """Measure what a net knows of its own doubts: calibration, "unsure" and "neither"; prints the figures that the README quotes.
 
-    python tests/measure_sure.py PHOTOS WEIGHTS [--from 1500] [--to 7999] [--unsure 0.02]
+    python tests/measure_sure.py PHOTOS WEIGHTS [--from 1500] [--to 4999] [--unsure 0.02]
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout), of which the net must have seen none of these numbers. What is
 neither is drawn: noise, plain colours, gradients, stripes and rings, clouds, text, and scenes of simple shapes, 100 of
@@ -101,7 +101,7 @@ def main():
     parser.add_argument("weights", type=Path)
     parser.add_argument("--originals", type=Path)
     parser.add_argument("--from", type=int, default=1500, dest="first")
-    parser.add_argument("--to", type=int, default=7999, dest="last")
+    parser.add_argument("--to", type=int, default=4999, dest="last")
     parser.add_argument("--unsure", type=float, default=0.02)
     chosen = parser.parse_args()
     rng, flags = np.random.default_rng(0), ["--weights", chosen.weights, "--unsure", chosen.unsure]

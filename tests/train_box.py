@@ -5,8 +5,9 @@
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Of each class the numbers below 7000 train, but for 4001-4100,
 which ORIGINALS has at their own sizes; 7000-7499 validate; 7500-7999 test. Stopped, the same command goes on; what is
 finished in DIR is not trained again. The test photos are read with --score only, and TEST_LOG says when that was; then
-DIR/seedN.html shows the mistakes. DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be put
-beside the program as CatDogClassifier_pretrained.h5.
+DIR/seedN.html shows the mistakes, and measure_sure.py tells how far the first of the nets knows its doubts.
+DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be put beside the program as
+CatDogClassifier_pretrained.h5.
 """
 
 import argparse
@@ -159,7 +160,9 @@ def main():
     if chosen.score:
         copy_photos(chosen.photos, chosen.work / "test", ["test"])
         shares = [100 * score(chosen.work, weights) for weights in nets]
-        print(f"test: mean {statistics.mean(shares):.2f} % of {len(shares)} seeds")
+        print(f"test: mean {statistics.mean(shares):.2f} % of {len(shares)} seeds", flush=True)
+        test = ["--from", SPLITS["test"][0], "--to", SPLITS["test"][-1], *(["--originals", chosen.originals] if chosen.originals else [])]
+        subprocess.run(list(map(str, [sys.executable, REPO / "tests" / "measure_sure.py", chosen.photos, nets[0], *test])), check=True)
 
 
 if __name__ == "__main__":
