@@ -3,7 +3,8 @@
     python tests/measure_real_photos.py PHOTOS ORIGINALS [--seeds 3] [--work DIR] [flags of the program]
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout): 0-999 of each train, 1000-1499 validate, 1500-1999 test.
-ORIGINALS holds photos named the same way that are in none of these: a folder as users have it, for -d.
+ORIGINALS holds photos named the same way that are in none of these: a folder as users have it, for -d. Stopped, the
+same command goes on; what was trained with the same flags and is in DIR is not trained again.
 """
 
 import argparse
@@ -31,20 +32,28 @@ def spread(values):
     return f"{statistics.mean(values):.2f} (standard deviation {deviation:.2f}, {len(values)} runs)"
 
 
+def weights_of(work, seed, flags):
+    """The file of a training, named after its flags."""
+    return work / f"seed{seed}{''.join(flags).replace(os.sep, '-')}.h5"
+
+
 def train(work, seed, flags):
-    """One training: its summary."""
-    line = ["--dataset", work / "pets", "--weights", work / f"seed{seed}.h5", "--seed", seed, "--json", *flags]
-    summary = json.loads(call(*line))
+    """One training, unless it is finished: its summary."""
+    weights = weights_of(work, seed, flags)
+    outcome = weights.with_suffix(".json")
+    if not outcome.exists():
+        outcome.write_text(call("--dataset", work / "pets", "--weights", weights, "--seed", seed, "--json", *flags))
+    summary = json.loads(outcome.read_text())
     test, low_high = summary["test"], [round(100 * bound, 1) for bound in summary["test"]["interval"]]
     print(f"seed {seed}: test {100 * test['accuracy']:.1f} % {low_high}, best epoch {summary['best_epoch']} of "
           f"{summary['epochs']}, {summary['seconds_per_epoch']} s an epoch, {summary['precision']}", flush=True)
     return summary
 
 
-def classify(work, seed, originals):
+def classify(weights, originals):
     """-d on the originals: (share right, photos per second of the whole command)."""
     started = time.monotonic()
-    rows = [json.loads(line) for line in call("-q", "-d", originals, "--weights", work / f"seed{seed}.h5", "--json").splitlines()]
+    rows = [json.loads(line) for line in call("-q", "-d", originals, "--weights", weights, "--json").splitlines()]
     right = sum(Path(row["path"]).name.startswith(row["label"]) for row in rows)
     return right / len(rows), len(rows) / (time.monotonic() - started)
 
@@ -57,11 +66,13 @@ def main():
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "catdog-measure"))
     chosen, flags = parser.parse_known_args()
     print(f"{os.cpu_count()} cores; " + ", ".join(call("--version").splitlines()[:4]))
-    call("-q", "--prepare", chosen.photos, "--split", "1000,500,500", "--dataset", chosen.work / "pets")
+    if not (chosen.work / "pets").exists():
+        call("-q", "--prepare", chosen.photos, "--split", "1000,500,500", "--dataset", chosen.work / "pets")
     summaries = [train(chosen.work, seed, flags) for seed in range(chosen.seeds)]
     print("test accuracy:", spread([100 * summary["test"]["accuracy"] for summary in summaries]), "%")
     print("seconds an epoch:", spread([summary["seconds_per_epoch"] for summary in summaries]))
-    shares, rates = zip(*(classify(chosen.work, seed, chosen.originals) for seed in range(chosen.seeds)), strict=True)
+    nets = [weights_of(chosen.work, seed, flags) for seed in range(chosen.seeds)]
+    shares, rates = zip(*(classify(weights, chosen.originals) for weights in nets), strict=True)
     print("originals right:", spread([100 * share for share in shares]), "%")
     print("photos a second, start of the program included:", spread(rates))
 
