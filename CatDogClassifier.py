@@ -402,7 +402,7 @@ def write_whole(path, *chunks):
         with replacing(path) as file:
             file.writelines(chunks)
     except OSError as error:
-        raise WriteError(f"cannot write {path}: {reason(error)}", "Make room, or name another --weights") from None
+        raise WriteError(f"cannot write {path}: {reason(error)}", "Make room, or name another place") from None
 
 
 def check_writable(path):
@@ -695,7 +695,8 @@ def opened(path, opening=None):
     except Image.DecompressionBombError:
         raise PhotoError(f"too large: more than {2 * Image.MAX_IMAGE_PIXELS} pixels") from None
     except Image.UnidentifiedImageError:
-        raise PhotoError(f"not a photo that can be read ({', '.join(PHOTO_FORMATS)})") from None
+        hint = "; convert it to JPEG first" if Path(path).suffix.lower() in (".heic", ".heif", ".avif") else ""
+        raise PhotoError(f"not a photo that can be read ({', '.join(PHOTO_FORMATS)}){hint}") from None
     except UNREADABLE as error:
         why = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         refusal = PhotoError(f"cannot be read: {why}")
@@ -1392,19 +1393,21 @@ def numbered(stem, suffix=""):
     yield from (f"{stem}-{number}{suffix}" for number in itertools.count(2))
 
 
-def place_for(path, folder, taken=()):
+def place_for(path, folder, taken=None):
     """Where in a folder a photo is to be copied to, and whether an equal file is there already: nothing is replaced.
 
-    Under its own name, or else under that with a number: a.jpg, a-2.jpg, ... `taken` are paths that will be used.
+    Under its own name, or else under that with a number: a.jpg, a-2.jpg, ... `taken` says of what will be there, too,
+    which photo it is a copy of.
     """
 
     def state(target):
         """Whether a place is taken: None by something else, False not at all, True by an equal file."""
-        if target.is_file() and same(target, open_regular, path):
+        there = Path(taken.get(target, target))
+        if there.is_file() and there.stat().st_size == path.stat().st_size and same(there, open_regular, path):
             return True
         return None if os.path.lexists(target) or target in taken else False
 
-    path = Path(path)
+    path, taken = Path(path), taken or {}
     states = ((target, state(target)) for target in map(Path(folder).joinpath, numbered(path.stem, path.suffix)))
     return next((target, there) for target, there in states if there is not None)
 
@@ -3133,6 +3136,12 @@ def overlaid(photo, heat, strength=0.4):
     return np.rint((1 - strength) * photo + strength * colours).astype(np.uint8)
 
 
+def named_briefly(path, most=40):
+    """The name of a file for a title: a long one loses its middle."""
+    name = os.path.basename(path)
+    return name if len(name) <= most else f"{name[: most // 2]}...{name[-most // 2 :]}"
+
+
 def twofold(photo, heat):
     """A photo, uint8 (H, W, 3), and beside it the same one under the colours of a heatmap."""
     return in_grid(np.stack([photo, overlaid(photo, heat)], axis=2), columns=2, gap=8)
@@ -3141,7 +3150,8 @@ def twofold(photo, heat):
 def page(parts, width=1000):
     """Pictures under their titles, one below the other: a PIL image on white.
 
-    `parts` are (title, uint8 (h, w) or (h, w, 3)); each is brought to the width, enlarged pixels staying sharp.
+    `parts` are (title, uint8 (h, w) or (h, w, 3)); each is brought to the width, enlarged pixels staying sharp, unless
+    it became very high.
     """
     from PIL import ImageDraw, ImageFont
 
@@ -3150,7 +3160,8 @@ def page(parts, width=1000):
         strip = Image.new("RGB", (width, 30), "white")
         ImageDraw.Draw(strip).text((4, 6), printable(title), "black", font)
         method = Image.Resampling.NEAREST if picture.shape[1] < width else Image.Resampling.BOX
-        shape = width, max(1, round(picture.shape[0] * width / picture.shape[1]))
+        scale = min(width / picture.shape[1], max(TALLEST * width / picture.shape[0], 1))
+        shape = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
         rows += [strip, Image.fromarray(picture).convert("RGB").resize(shape, method)]
     whole = Image.new("RGB", (width, sum(row.height for row in rows)), "white")
     for row, top in zip(rows, itertools.accumulate([0, *(row.height for row in rows)]), strict=False):
@@ -3184,7 +3195,8 @@ table {{ border-collapse: collapse; margin: 1rem 0 }}
 th, td {{ border: 1px solid #8888; padding: .3rem .6rem; text-align: right }}
 td {{ white-space: nowrap }}
 img {{ max-width: 100% }}
-.cases, .gallery {{ display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)) }}
+.cases, .gallery {{ display: grid; gap: .8rem }}
+.cases {{ grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)) }}
 .gallery {{ grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)) }}
 figure {{ margin: 0; content-visibility: auto; contain-intrinsic-size: 6rem 8rem }}
 figcaption {{ font-size: .8rem }}
@@ -3195,6 +3207,7 @@ figcaption {{ font-size: .8rem }}
 {body}
 </html>
 """
+TALLEST = 2  # times the width of a page of pictures each of them may be high, when it is enlarged
 THUMBNAIL, SHEET = 72, 20  # pixels a side of the photos in a gallery, and how many are in a row of a sheet of them
 
 
@@ -3218,6 +3231,11 @@ def html_page(title, parts, sheets=()):
     return PAGE.format(title=title, thumb=THUMBNAIL, sheets=sheets, body="\n".join(body))
 
 
+def html_lines(lines):
+    """Lines of text, each a paragraph."""
+    return "".join(f"<p>{html.escape(printable(line))}</p>" for line in lines)
+
+
 def html_table(head, rows):
     """A table: the names of its columns, and rows whose first cell names them."""
 
@@ -3230,6 +3248,16 @@ def html_table(head, rows):
 
     lines = "".join([line(head, "col"), *(line(row, "row") for row in rows)])
     return f"<div class=wide><table>{lines}</table></div>"
+
+
+def html_confusion(scores):
+    """Who was taken for whom: a table of the scores of `evaluate`."""
+    recall, precision = (["-" if share is None else percent(share) for share in scores[kind]]
+                         for kind in ("recall", "precision"))
+    rows = [[name, *counts, share]
+            for name, counts, share in zip(scores["classes"], scores["confusion"], recall, strict=True)]
+    head = ["is", *(f"answered {name}" for name in scores["classes"]), "recall"]
+    return html_table(head, [*rows, ["precision", *precision, ""]])
 
 
 def html_cases(cases):
@@ -4217,7 +4245,7 @@ class CatDogClassifier:
         heat = grad_cam(model, photo, self.classes.index(answer.label))
         told = f"{answer.label} {percent(answer.confidence)}"
         told += f", verdict {answer.verdict}" if answer.verdict != answer.label else ""
-        title = f"{os.path.basename(path)}: {told}; it sees most of that where it is red"
+        title = f"{named_briefly(path)}: {told}; it sees most of that where it is red"
         plain = RUNGS[self.rung].base == "features" or not self.facts.get("recipe", {}).get("--no-augment", True)
         seen = "augmentation would change it; this net learned without" if plain else "training sees it, anew each time"
         augmented = page([(f"as {seen}", in_grid(self._augmented(photo), 4))], 620)
@@ -4262,7 +4290,7 @@ class CatDogClassifier:
         logits = outputs(model, photo[None])[0].astype(np.float64)
         shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         first = np.argsort(-shares, kind="stable")[:top]
-        title = f"{os.path.basename(path)}: {names[first[0]]} {percent(shares[first[0]])}, and where it sees that"
+        title = f"{named_briefly(path)}: {names[first[0]]} {percent(shares[first[0]])}, and where it sees that"
         picture = page([(title, twofold(whole, grad_cam(model, photo, int(first[0]))))])
         return [(names[place], float(shares[place])) for place in first], picture
 
@@ -4275,11 +4303,13 @@ class CatDogClassifier:
         last_maps(model)  # or it has nothing to show
         from keras import layers
 
-        for layer in model.layers:
-            if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D)):
-                pictures = filters_of(model, layer, self.console)
-                title = f"{layer.name}: what its {pictures.shape[2]} filters look for"
-                yield layer.name, page([(title, in_grid(pictures, columns=8, gap=4))], 8 * (pictures.shape[1] + 4))
+        shown = [layer for layer in model.layers if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))]
+        count = sum(layer.output.shape[-1] for layer in shown)
+        self.console.say(f"{count} filters in {len(shown)} layers, a picture for each layer; deep ones take longest.")
+        for layer in shown:
+            pictures = filters_of(model, layer, self.console)
+            title = f"{layer.name}: what its {pictures.shape[2]} filters look for"
+            yield layer.name, page([(title, in_grid(pictures, columns=8, gap=4))], 8 * (pictures.shape[1] + 4))
 
     def _beside(self, path, label, side=280):
         """A photo beside itself under the heatmap of a class: uint8 (H, W, 3); alone for a net without convolutions."""
@@ -4288,8 +4318,8 @@ class CatDogClassifier:
             return twofold(whole, grad_cam(self.predictor, read_photo(path, self.size), self.classes.index(label)))
         return whole
 
-    def reportScores(self, directory=None, split="test", most=25):
-        """A web page, as text, on how well the net does on one split of a dataset; see `evaluate`.
+    def reportScores(self, directory=None, split="test", most=25, about=()):
+        """A web page, as text, on how well the net does on one split of a dataset, see `evaluate`, and lines about it.
 
         Scores, confusion, how far confidences can be relied on, and with their heatmaps the most confident mistakes and
         the least sure answers, so many of each. Raises DatasetError, WeightsError.
@@ -4313,19 +4343,14 @@ class CatDogClassifier:
                     drawn.append((self._beside(row.path, row.label), caption))
             return html_cases(drawn)
 
-        recall, precision = (["-" if share is None else percent(share) for share in scores[kind]]
-                             for kind in ("recall", "precision"))
-        table = [[name, *counts, share]
-                 for name, counts, share in zip(self.classes, scores["confusion"], recall, strict=True)]
-        table.append(["precision", *precision, ""])
-        head = ["is", *(f"answered {name}" for name in self.classes), "recall"]
-        seen = f"<p>{html.escape(seen_line(scores))}</p>" if scores["seen"] else ""
-        about = f"confidences are off by {percent(found['error'])} on average"
-        drawn = f'<img src="{picture}" alt="Share that is right by confidence; {about}">'
+        off = f"confidences are off by {percent(found['error'])} on average"
+        told = (f"Right: {score_line(scores)}; balanced {percent(scores['balanced_accuracy'])}; "
+                f"loss {scores['loss']:.4f}. Net: {self._net}; {off}.")
+        about = [told, *([seen_line(scores)] if scores["seen"] else []), *about]
+        drawn = f'<img src="{picture}" alt="Share that is right by confidence; {off}">'
         return html_page(f"{directory}: {split} photos", [
-            (None, f"<p>Right: {html.escape(score_line(scores))}; balanced {percent(scores['balanced_accuracy'])}; "
-             f"loss {scores['loss']:.4f}. Net: {self._net}; {about}.</p>{seen}"),
-            ("Who was taken for whom", html_table(head, table)), ("How far confidences can be relied on", drawn),
+            (None, html_lines(about)), ("Who was taken for whom", html_confusion(scores)),
+            ("How far confidences can be relied on", drawn),
             (f"The most confident mistakes: {min(most, len(wrong))} of {len(wrong)}", cases(wrong)),
             (f"The least sure answers: {min(most, len(rows))} of {len(rows)}", cases(rows))])
 
@@ -4348,8 +4373,7 @@ class CatDogClassifier:
                   if row.error or isinstance(photos[row.path], PhotoError)]
         parts += [(f"Unreadable: {len(unread)}", html_table(["file", "why"], unread))] if unread else []
         counts = printable(", ".join(f"{len(cases)} {verdict}" for verdict, cases in sorted(groups.items())))
-        told = "".join(f"<p>{html.escape(printable(line))}</p>" for line in (counts, *about))
-        return html_page(f"{directory}: {len(rows)} files", [(None, told), *parts], sheets)
+        return html_page(f"{directory}: {len(rows)} files", [(None, html_lines([counts, *about])), *parts], sheets)
 
     def compare(self, directory=None, rungs=(), seeds=1):
         """Train rungs of the ladder on the same photos, one after another; yields a row for each training.
@@ -4659,6 +4683,8 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
     counts, unread, copied, rows = collections.Counter(), collections.Counter(), {}, []
     if classifier.settings.unsure is not None:
         console.say(unsure_line(classifier))
+    if arguments.sort_into:
+        check_sorting(arguments.directory, Path(arguments.sort_into), (*classifier.classes, "unsure", "neither"))
     table, names = csv.writer(sys.stdout, lineterminator="\n"), [printable(name) for name in classifier.classes]
     if arguments.style == "csv":
         table.writerow(["path", "label", "confidence", "verdict", *names, "error"])
@@ -4669,7 +4695,7 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
             target = sort_photo(row, arguments, copied) if arguments.sort_into else None
         except PhotoError as error:  # it has vanished meanwhile
             row, target = Prediction(row.path, error=str(error)), None
-        write_row(row, arguments.style, table, console, target)
+        write_row(row, arguments.style, table, console, len(names), target)
         counts[row.verdict] += 1
         rows += [row] if arguments.report else []
         if row.error:
@@ -4679,23 +4705,34 @@ def classify(classifier, arguments, paths, total=None, ignored=None):
     console.clear()
     conclude(classifier, arguments, counts, unread, ignored or collections.Counter())
     if arguments.report:
-        about = [unsure_line(classifier)] if classifier.settings.unsure is not None else []
+        about = [*remarks(classifier), *([unsure_line(classifier)] if classifier.settings.unsure is not None else [])]
         save_report(arguments.report, classifier.reportFolder(arguments.directory, rows, about), console)
     if arguments.sort_into:
-        done, there = ("would be copied" if arguments.dry_run else "copied"), sum(copied.values())
-        console.say(f"{printable(arguments.sort_into)}: {len(copied) - there} {done}, {there} there already")
+        done, new = "would be copied" if arguments.dry_run else "copied", len(copied)
+        there = counts.total() - unread.total() - new
+        console.say(f"{printable(arguments.sort_into)}: {new} {done}, {there} there already")
     return 1 if unread else 0
 
 
 def conclude(classifier, arguments, counts, unread, ignored):
     """Say on stderr which net answered, what to think of that, and what became of all the files."""
-    console = classifier.console
-    if classifier.drawings or "weights" not in arguments:
-        console.say(answered_by(classifier))
-    if classifier.facts["summary"].get("learned") is False:
-        console.say("This net has not learned to tell them apart: its answers are guesses.")
+    tell_source(classifier, arguments)
     if counts.total() != 1:
-        console.say(count_line(counts, classifier.classes, unread, ignored))
+        classifier.console.say(count_line(counts, classifier.classes, unread, ignored))
+
+
+def tell_source(classifier, arguments):
+    """Say on stderr which net answered, unless that is plain, and what to think of it."""
+    for line in remarks(classifier)["weights" in arguments and not classifier.drawings :]:
+        classifier.console.say(line)
+
+
+def remarks(classifier):
+    """Which weights the answers come from, and what to think of them: lines for people."""
+    lines = [answered_by(classifier)]
+    if classifier.facts["summary"].get("learned") is False:
+        lines.append("This net has not learned to tell them apart: its answers are guesses.")
+    return lines
 
 
 def check_report(path):
@@ -4712,6 +4749,12 @@ def check_report(path):
         raise WriteError(f"{path} is there already, and no report", "Name another --report")
     if not Path(path).absolute().parent.is_dir():
         raise WriteError(f"{path} cannot be written: there is no such folder", "Name another --report")
+    try:
+        part = temporary(Path(os.path.realpath(path)))
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written: {reason(error)}", "Name another --report") from None
 
 
 def save_report(path, page, console):
@@ -4732,13 +4775,10 @@ def unsure_line(classifier):
 def sort_photo(row, arguments, copied):
     """Copy a photo into the folder of its verdict; returns where to, None if it could not be read.
 
-    Notes in `copied` whether an equal file was there.
+    Notes in `copied`, {target: photo}, what was not there.
     """
     if row.error:
         return None
-    odd = re.search("[\0\ud800-\udfff]", row.verdict) or Path(row.verdict).name != row.verdict
-    if odd or row.verdict in (".", ".."):  # it comes from the weights file
-        raise WeightsError(f"the class {row.verdict} cannot be the name of a folder", "Name other --weights")
     try:
         target, there = place_for(row.path, Path(arguments.sort_into, row.verdict), copied)
         open_regular(row.path).close()
@@ -4749,8 +4789,21 @@ def sort_photo(row, arguments, copied):
         copy_whole(functools.partial(open_regular, row.path), target, part)
         with contextlib.suppress(OSError):
             shutil.copystat(row.path, target)  # the day that it was taken, for one
-    copied.setdefault(target, there)
+    if not there:
+        copied[target] = row.path
     return str(target)
+
+
+def check_sorting(folder, target, verdicts=()):
+    """Raise UsageError where no copies can be put, or they would change the folder that is sorted; WeightsError."""
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is no folder", "Name another --sort-into")
+    for name in verdicts:  # they come from the weights file
+        if re.search("[\0\ud800-\udfff]", name) or Path(name).name != name or name in (".", ".."):
+            raise WeightsError(f"the class {name} cannot be the name of a folder", "Name other --weights")
+    for place in (target, *map(target.joinpath, verdicts)):  # a folder of a verdict may be a link
+        if place.resolve().is_relative_to(Path(folder).resolve()):
+            raise UsageError(f"{place} lies inside {folder}, which is never changed", "Name another --sort-into")
 
 
 def answered_by(classifier):
@@ -4781,15 +4834,15 @@ def doubt_of(row):
     return f"  ({printable(told)}?)" if row.verdict != row.label else ""
 
 
-def write_row(row, style, table, console, target=None):
+def write_row(row, style, table, console, count, target=None):
     """Print a Prediction: as JSON, into a CSV table, or for people, for whom what could not be read is on stderr.
 
-    `target` is where the photo was copied to.
+    `count` is that of the classes, `target` where the photo was copied to.
     """
     if style == "json":
         print(json.dumps(asdict(row) | ({"copy": target} if target else {})))
     elif style == "csv":
-        shares = row.probabilities.values() if row.probabilities else (None, None)
+        shares = row.probabilities.values() if row.probabilities else (None,) * count
         about = printable(row.path), printable(row.label or ""), row.confidence, printable(row.verdict or "")
         table.writerow([*about, *shares, row.error])
     elif row.error:
@@ -4822,9 +4875,9 @@ def stdin_paths():
 
 def classify_folder(classifier, arguments):
     """-d: all photos of a folder."""
-    folder, target = arguments.directory, arguments.sort_into
-    if target and Path(target).resolve().is_relative_to(Path(folder).resolve()):
-        raise UsageError(f"{target} lies inside {folder}, which is never changed", "Name another --sort-into")
+    folder = arguments.directory
+    if arguments.sort_into:
+        check_sorting(folder, Path(arguments.sort_into))
     if not os.path.exists(folder):
         raise DatasetError(f"there is no folder {folder}")
     if not os.path.isdir(folder):
@@ -4936,12 +4989,13 @@ def print_report(report, picture):
 def evaluate(classifier, arguments):
     """--evaluate: the scores on DATASET/test; exit code 1 below --assert-accuracy."""
     scores, least = classifier.evaluate(), arguments.assert_accuracy
+    tell_source(classifier, arguments)
     if arguments.style == "json":
         print(json.dumps({"dataset": classifier.settings.dataset, "split": "test", **scores}))
     else:
         print_scores(scores)
     if arguments.report:
-        save_report(arguments.report, classifier.reportScores(), classifier.console)
+        save_report(arguments.report, classifier.reportScores(about=remarks(classifier)), classifier.console)
     if scores["seen"]:
         classifier.console.warn(seen_line(scores))
     if least is not None and scores["accuracy"] < least:
@@ -4989,13 +5043,17 @@ def draw_each(paths, classifier, draw, style):
 
 def explain(classifier, arguments):
     """--explain: pictures of what the net sees in photos."""
+    if classifier.settings.unsure is not None:
+        classifier.console.say(unsure_line(classifier))
 
     def draw(path):
         """The answer for one photo."""
         row, pictures = classifier.explain(path)
-        return verdict_of(row), asdict(row), pictures
+        return f"{verdict_of(row)}{doubt_of(row)}", asdict(row), pictures
 
-    return draw_each(arguments.explain, classifier, draw, arguments.style)
+    code = draw_each(arguments.explain, classifier, draw, arguments.style)
+    tell_source(classifier, arguments)
+    return code
 
 
 def imagenet(classifier, arguments):
@@ -5014,8 +5072,9 @@ def imagenet(classifier, arguments):
 def filters(classifier, arguments):
     """--filters: a picture for each convolution, in the present folder."""
     for layer, picture in classifier.filters():
-        (path,) = save_pictures({f"{Path(classifier.source).stem}_{layer}.png": picture})
+        (path,) = save_pictures({f"{Path(classifier.source).stem}_filters_{layer}.png": picture})
         print(json.dumps({"layer": layer, "file": path}) if arguments.style == "json" else printable(path), flush=True)
+    tell_source(classifier, arguments)
     return 0
 
 

@@ -71,6 +71,16 @@ def test_csv_has_one_column_per_class(run, photos, weights):
     assert float(rows[1]["dog"]) == float(rows[1]["confidence"]) > 0.5
 
 
+def test_csv_of_three_classes_has_its_errors_in_their_column(run, photos, tmp_path):
+    model = program.build_model("mnist", program.Settings(model="mnist"), classes=3)
+    facts = {"rung": "mnist", "base": None, "classes": ["ant", "bee", "cow"], "versions": {"keras": "3"}}
+    (tmp_path / "three.h5").write_bytes(program.pack_weights(model, facts))
+    _, out, _ = run("-d", photos, "--weights", tmp_path / "three.h5", "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [bool(row["error"]) for row in rows] == [True, False, False]
+    assert sum(float(rows[1][name]) for name in ("ant", "bee", "cow")) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("arguments", [["-"], ["-f", "-"]])
 def test_paths_come_from_stdin(run, photos, weights, monkeypatch, arguments):
     lines = f"{photos / 'sub' / 'rex 2.png'}\n\n{photos / 'none.png'}\n".encode()

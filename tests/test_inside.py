@@ -98,6 +98,14 @@ def test_a_heatmap_covers_the_photo_as_it_lies_upright(tmp_path):
     assert cold[1, 1].tolist() == [79, 67, 84]  # 0.6 of the photo, 0.4 of the lowest colour of "turbo": 48, 18, 59
 
 
+def test_a_narrow_photo_does_not_become_a_picture_without_end_and_a_long_name_leaves_the_answer_in_sight():
+    narrow = program.page([("x", np.zeros((490, 14, 3), np.uint8))])
+    assert narrow.size == (1000, 30 + 2000)
+    assert program.page([("x", np.zeros((700, 200), np.uint8))], 200).size == (200, 30 + 700)  # as large as it is
+    assert program.named_briefly("some/where/" + "a" * 30 + "b" * 30 + "c.jpg") == "a" * 20 + "..." + "b" * 15 + "c.jpg"
+    assert program.named_briefly("some/where/IMG_2041.jpg") == "IMG_2041.jpg"
+
+
 @pytest.mark.parametrize("rung", RUNGS)
 def test_every_rung_explains_itself_or_says_that_it_has_nothing_to_show(rung, tmp_path):
     facts = {"rung": rung, "base": SMALL, "classes": ["cat", "dog"], "versions": {"keras": "3"}}
@@ -189,9 +197,10 @@ def test_every_convolution_has_its_filters_drawn(run, weights, tmp_path, monkeyp
     drawn = []
     monkeypatch.setattr(program, "filters_of", lambda model, layer, console: (
         drawn.append(layer.name), np.zeros((4, 4, layer.filters, 3), np.uint8))[1])
-    code, out, _ = run("--weights", weights, "--filters")
+    code, out, err = run("--weights", weights, "--filters")
     assert (code, drawn) == (0, [f"conv2d_{number}" for number in range(5)])
-    assert out.splitlines() == [f"net_{name}.png" for name in drawn] == sorted(os.listdir())
+    assert "608 filters in 5 layers" in err
+    assert out.splitlines() == [f"net_filters_{name}.png" for name in drawn] == sorted(os.listdir())
 
 
 def test_a_net_is_built_so_that_its_layers_can_be_looked_into():

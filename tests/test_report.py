@@ -62,6 +62,7 @@ def test_a_folder_is_a_gallery_by_verdict(folder, weights, run, tmp_path):
     assert f"report: {path}" in err
     text = path.read_text()
     page = check_alone(text)
+    assert f"Answered by {weights}." in page.text
     captions = [given["aria-label"] for given in page.all("div", role="img")]
     assert sorted(caption.split(" % ")[1] for caption in captions) == sorted(["a.png", EVIL, "c.png"])
     assert re.search(r"cat: 1\b.*a\.png.*dog: 2\b.*Unreadable: 1\b.*broken\.jpg", page.text, re.DOTALL)
@@ -96,6 +97,7 @@ def test_scores_come_with_the_worst_mistakes(trained, run, tmp_path):
     assert code == 0
     page = check_alone(path.read_text())
     assert "80.0 %  (4 of 5" in page.text
+    assert f"Answered by {trained.settings.weights}." in page.text
     assert "The most confident mistakes: 1 of 1" in page.text
     captions = [given["alt"] for given in page.all("img")][1:]
     assert re.fullmatch(r"dog [\d.]+ %, is cat: test/cat/wrong.png", captions[0])
@@ -114,6 +116,9 @@ def test_a_report_replaces_an_earlier_one_and_nothing_else(folder, weights, run,
     path.write_text("<!doctype html><title>mine</title>")
     code, _, err = run(*line)
     assert (code, path.read_text()) == (1, "<!doctype html><title>mine</title>")
+    code, out, late = run("-d", folder, "--weights", weights, "--report", "r" * 250 + ".html")
+    assert (code, out) == (1, "")  # before anything is classified
+    assert "File name too long. Name another --report" in late
     assert "no such folder" in run("-d", folder, "--weights", weights, "--report", tmp_path / "no" / "r.html")[2]
     inside = ["-d", folder, "--weights", weights, "--report", folder / "r.html"]
     assert run(*inside)[1] == run(*inside)[1]  # the page is none of the photos
