@@ -113,7 +113,9 @@ def test_the_shipped_net_is_small_and_its_card_is_that_of_the_readme():
     assert SHIPPED.stat().st_size <= 12e6
     photos = facts["summary"]["validation"]
     assert (facts["rung"], facts["classes"], facts["drawings"]) == ("residual", ["cat", "dog"], False)
+    test = facts["card"]["test"]
     assert f"{photos['accuracy']:.1%}".replace("%", " %") in readme
+    assert f"{test['correct'] / test['total']:.2%}".replace("%", " %") in readme
     assert facts["card"]["photos"] in readme
     classifier = CatDogClassifier(weights=str(SHIPPED), quiet=True)
     classifier.load_weights()

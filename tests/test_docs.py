@@ -40,7 +40,7 @@ def test_every_flag_is_in_the_readme(flag):
 
 
 def test_the_readme_names_no_flag_that_does_not_exist():
-    known = {*flags(), "--no-deps", "--version", "--originals"}  # the last of tests/train_box.py
+    known = {*flags(), "--no-deps", "--version", "--originals", "--score"}  # the last two of scripts in tests
     named = re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", re.sub(r"(?m)^.*\b(pip|git|uv|find) .*$", "", README))
     assert set(named) <= known
 
