@@ -69,6 +69,10 @@ except ModuleNotFoundError as missing:
     if __name__ != "__main__":
         raise
     sys.exit(f"CatDogClassifier: {missing.name} is not installed. Run: pip install -r requirements.txt")
+except KeyboardInterrupt:  # these imports are most of the time before `main` can say so
+    if __name__ != "__main__":
+        raise
+    sys.exit(130)
 
 __version__ = "1.0"
 PROGRAM = f"CatDogClassifier {__version__}"
@@ -5253,7 +5257,7 @@ def main(argv=None):
     """The program: parse, act, turn every foreseen failure into one line; returns the exit code."""
     prepare_streams()
     warnings.filterwarnings("ignore", module="PIL")  # about oddities of photos that it reads all the same
-    arguments, signals = build_parser().parse_args(argv), []
+    signals = []
 
     def leave(number, frame):
         signals.append(number)
@@ -5261,7 +5265,7 @@ def main(argv=None):
 
     try:
         with handling((signal.SIGINT, signal.SIGTERM), leave):
-            code = run(arguments)
+            code = run(build_parser().parse_args(argv))
             sys.stdout.flush()
             return code
     except (Exception, KeyboardInterrupt) as error:

@@ -81,6 +81,12 @@ def test_csv_of_three_classes_has_its_errors_in_their_column(run, photos, tmp_pa
     assert sum(float(rows[1][name]) for name in ("ant", "bee", "cow")) == pytest.approx(1)
 
 
+def test_ctrl_c_while_the_program_is_being_loaded_is_no_traceback(tmp_path):
+    (tmp_path / "numpy.py").write_text("raise KeyboardInterrupt")  # that is where most of this time goes
+    done = python(PROGRAM, "-h", env={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 @pytest.mark.parametrize("arguments", [["-"], ["-f", "-"]])
 def test_paths_come_from_stdin(run, photos, weights, monkeypatch, arguments):
     lines = f"{photos / 'sub' / 'rex 2.png'}\n\n{photos / 'none.png'}\n".encode()
