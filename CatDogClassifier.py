@@ -174,7 +174,7 @@ class Settings:
                          type=int, metavar="N")
     steps: int = option(0, "training steps in an epoch; 0: one pass over the photos", type=int, metavar="N")
     batch_size: int = option(32, "photos per training step", type=int, metavar="N")
-    optimizer: str = option("adam", "how the weights are updated", choices=OPTIMIZERS)
+    optimizer: str = option("muon", "how the weights are updated", choices=OPTIMIZERS)
     learning_rate: float = option(0.001, "size of the updates", type=float, metavar="X")
     patience: int = option(0, "stop after N epochs without a better one; 0: never", type=int, metavar="N")
     augment: bool = option(True, "train on the photos as they are, neither turned nor shifted", action="store_false",
@@ -2191,7 +2191,7 @@ RUNGS = {
                     "the same with dropout and augmentation: it learns for longer before it over-fits",
                     {"epochs": 100}, {"steps": 100, **SLOW}, tutorial=0.812),
     "residual": Rung(residual, "a net of our own: residual blocks, 160 x 160 pixels",
-                     {"batch_size": 64}, best={"learning_rate": 0.002, "optimizer": "muon"}, size=160,
+                     {"batch_size": 64}, best={"learning_rate": 0.002}, size=160,
                      crops=(64, 80, 96, 112), second_look=True),
     "features": Rung(functools.partial(on_base, dropout=0.5),
                      "a net trained on ImageNet describes each photo once, a small one learns from that: quick",
