@@ -2161,7 +2161,7 @@ class Rung:
     of them that the best recipe trains it on, from first to last, each for as long, `classes` how many the tutorial
     has. `base` says what is done with the base: "features", its output is computed once, for nothing in it trains;
     "frozen", the same, but it runs each time; "last block", that trains too. It goes on from the rung `after`.
-    `tutorial` is the share of the test photos that was right there. `second_look`: see `looking_twice`.
+    `tutorial` is the share of the test photos that was right there.
     """
 
     build: callable
@@ -2176,7 +2176,6 @@ class Rung:
     base: str | None = None
     after: str | None = None
     tutorial: float | None = None
-    second_look: bool = False
 
 
 FOUR, FIVE, PLAIN = (32, 64, 128, 128), (32, 64, 128, 128, 256), {"augment": False}
@@ -2192,7 +2191,7 @@ RUNGS = {
                     {"epochs": 100}, {"steps": 100, **SLOW}, tutorial=0.812),
     "residual": Rung(residual, "a net of our own: residual blocks, 160 x 160 pixels",
                      {"batch_size": 64}, best={"learning_rate": 0.002}, size=160,
-                     crops=(64, 80, 96, 112), second_look=True),
+                     crops=(64, 80, 96, 112)),
     "features": Rung(functools.partial(on_base, dropout=0.5),
                      "a net trained on ImageNet describes each photo once, a small one learns from that: quick",
                      {"learning_rate": 2e-5, "batch_size": 20, **PLAIN}, base="features", tutorial=0.893),
@@ -2866,13 +2865,15 @@ class Recipe:
     """How a net is trained: where the defaults of Settings differ, and what they do not say.
 
     The learning rate rises for a share `warmup` of all steps; `decay`: then it falls to zero, along half a cosine.
-    `augment` draws the changes of the photos.
+    `augment` draws the changes of the photos; `twice`: a net that learned from these looks at doubtful ones as
+    `looking_twice` does.
     """
 
     training: dict = field(default_factory=dict)
     warmup: float = 0.0
     decay: bool = False
     augment: callable = draw_affines
+    twice: bool = False
 
     def rate(self, share):
         """The share of the full learning rate, 0..1, when a share of all steps, 0..1, is done."""
@@ -2882,7 +2883,7 @@ class Recipe:
 
 
 HOW = {
-    "best": Recipe(warmup=0.1, decay=True, augment=draw_crops),
+    "best": Recipe(warmup=0.1, decay=True, augment=draw_crops, twice=True),
     "tutorial": Recipe({"optimizer": "rmsprop", "patience": 10}),
 }
 
@@ -3488,12 +3489,13 @@ def read_facts(about):
     """What a weights file says about its net, with the tutorial's answers where it says nothing. Raises ValueError."""
     facts = json.loads(about)
     facts = {"rung": "default", "base": None, "classes": ["cat", "dog"], "drawings": False, "summary": {},
-             "temperature": 1.0, "certainty": [], "strange": 2.0, **facts}
+             "recipe": {}, "temperature": 1.0, "certainty": [], "strange": 2.0, **facts}
     classes, rung, base = facts["classes"], facts["rung"], facts["base"]
     if not (isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)):
         raise ValueError("its class names are damaged")
     limits = within(facts["temperature"], 0.01, 100) and within(facts["strange"], 0, 10)
-    if not (isinstance(facts["summary"], dict) and limits and is_certainty(facts["certainty"])):
+    told = isinstance(facts["summary"], dict) and isinstance(facts["recipe"], dict)
+    if not (told and limits and is_certainty(facts["certainty"])):
         raise ValueError("what it says about itself is damaged")
     known = rung in list(RUNGS) and (not RUNGS[rung].base or base in list(BASES))  # in lists: they may be anything
     if not known or not 2 <= len(classes) <= MAX_CLASSES or classes != sorted(set(classes)):
@@ -4149,8 +4151,15 @@ class CatDogClassifier:
 
     def _looking(self, look):
         """How this net looks at photos with `look`: once, or twice."""
-        count = len(self.classes)
-        return looking_twice(look, 1 if count == 2 else count) if RUNGS[self.rung].second_look else look
+        count, mirrored = len(self.classes), self.recipe.get("--no-augment") is True
+        twice = mirrored and self._taught and self._taught.twice
+        return looking_twice(look, 1 if count == 2 else count) if twice else look
+
+    @property
+    def _taught(self):
+        """The Recipe that these weights were trained by; None where that is not known."""
+        name = self.recipe.get("--recipe")
+        return HOW[name] if name in list(HOW) else None  # in a list: a file may say anything
 
     @property
     def watcher(self):
@@ -4201,6 +4210,7 @@ class CatDogClassifier:
         """Answer with the classes of these weights, as sure as they are found to be."""
         self.classes, self.drawings = tuple(facts["classes"]), bool(facts["drawings"])
         self.temperature, self.certainty, self.strange = facts["temperature"], facts["certainty"], facts["strange"]
+        self.recipe = facts["recipe"]
 
     def threshold(self):
         """From which confidence on it answers, by `unsure` of the Settings: see `threshold_of`. Raises WeightsError."""
@@ -4250,7 +4260,7 @@ class CatDogClassifier:
         told = f"{answer.label} {percent(answer.confidence)}"
         told += f", verdict {answer.verdict}" if answer.verdict != answer.label else ""
         title = f"{named_briefly(path)}: {told}; it sees most of that where it is red"
-        plain = RUNGS[self.rung].base == "features" or not self.facts.get("recipe", {}).get("--no-augment", True)
+        plain = RUNGS[self.rung].base == "features" or not self.recipe.get("--no-augment", True)
         seen = "augmentation would change it; this net learned without" if plain else "training sees it, anew each time"
         augmented = page([(f"as {seen}", in_grid(self._augmented(photo), 4))], 620)
         heatmap = page([(title, twofold(whole, heat))])
@@ -4271,7 +4281,7 @@ class CatDogClassifier:
         """So many versions of a photo as training sees it: uint8 (side, side, count, 3)."""
         import tensorflow as tf
 
-        recipe = HOW.get(self.facts.get("recipe", {}).get("--recipe"), HOW[self.settings.recipe])
+        recipe = self._taught or HOW[self.settings.recipe]
         draws = recipe.augment(np.random.default_rng(self.settings.seed or 0), count, self.size)
         photos, compiled = np.repeat(photo[None], count, axis=0), tf.function(warp, jit_compile=True)
         side = self._shown(recipe.augment)
