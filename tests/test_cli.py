@@ -181,7 +181,7 @@ def test_help_shows_examples_first_and_every_default(run):
     code, out, _ = run("-h")
     assert code == 0
     assert out.index("examples:") < out.index("--file")
-    for default in ("CatDogClassifier_model.h5", "(default: 30)", "(default: 32)", "(default: adam)", "(default: 0.001)"):
+    for default in ("CatDogClassifier_model.h5", "(default: 30)", "(default: 32)", "(default: muon)", "(default: 0.001)"):
         assert default in out
 
 
