@@ -2190,8 +2190,7 @@ RUNGS = {
                     "the same with dropout and augmentation: it learns for longer before it over-fits",
                     {"epochs": 100}, {"steps": 100, **SLOW}, tutorial=0.812),
     "residual": Rung(residual, "a net of our own: residual blocks, 160 x 160 pixels",
-                     {"batch_size": 64}, best={"learning_rate": 0.002}, size=160,
-                     crops=(64, 80, 96, 112)),
+                     {"batch_size": 64}, best={"learning_rate": 0.002}, size=160, crops=(64, 80, 96, 112)),
     "features": Rung(functools.partial(on_base, dropout=0.5),
                      "a net trained on ImageNet describes each photo once, a small one learns from that: quick",
                      {"learning_rate": 2e-5, "batch_size": 20, **PLAIN}, base="features", tutorial=0.893),
@@ -2435,6 +2434,7 @@ def looking_twice(look, columns):
 
     The first so many columns of an answer are probabilities. Few photos need that, and sure answers gain nothing by it.
     """
+
     def answer(photos):
         """Answers for uint8 photos (N, size, size, 3): (N, ...)."""
         found = np.array(look(photos))
@@ -3155,8 +3155,8 @@ def twofold(photo, heat):
 def page(parts, width=1000):
     """Pictures under their titles, one below the other: a PIL image on white.
 
-    `parts` are (title, uint8 (h, w) or (h, w, 3)); each is brought to the width, enlarged pixels staying sharp, unless
-    it became very high.
+    `parts` are (title, uint8 (h, w) or (h, w, 3)); each is brought to the width, enlarged pixels staying sharp, a very
+    narrow one to less of it: see `TALLEST`.
     """
     from PIL import ImageDraw, ImageFont
 
@@ -4737,7 +4737,8 @@ def conclude(classifier, arguments, counts, unread, ignored):
 
 def tell_source(classifier, arguments):
     """Say on stderr which net answered, unless that is plain, and what to think of it."""
-    for line in remarks(classifier)["weights" in arguments and not classifier.drawings :]:
+    lines, plain = remarks(classifier), "weights" in arguments and not classifier.drawings
+    for line in lines[1:] if plain else lines:
         classifier.console.say(line)
 
 

@@ -87,6 +87,22 @@ def test_ctrl_c_while_the_program_is_being_loaded_is_no_traceback(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
+@pytest.mark.parametrize("action", [["--evaluate"], ["--explain", "photos/猫.jpg"], ["-f", "photos/猫.jpg"]])
+def test_every_answer_says_which_net_it_is_from_unless_that_was_asked_for(action, run, photos, dataset, weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("CatDogClassifier_model.h5").write_bytes(Path(weights).read_bytes())
+    told = "Answered by CatDogClassifier_model.h5."
+    assert told in run(*action, "--dataset", dataset)[2].splitlines()
+    assert "Answered by" not in run(*action, "--dataset", dataset, "--weights", weights)[2]
+
+
+def test_an_iphones_photo_is_said_to_want_conversion(run, photos, weights):
+    for name in ("a.HEIC", "b.txt"):
+        (photos / name).write_bytes(b"\0\0\0\x18ftypheic")
+    _, _, err = run("-f", photos / "a.HEIC", photos / "b.txt", "--weights", weights)
+    assert [line.endswith("(JPEG, PNG, GIF, BMP, WEBP); convert it to JPEG first") for line in err.splitlines()[:2]] == [True, False]
+
+
 @pytest.mark.parametrize("arguments", [["-"], ["-f", "-"]])
 def test_paths_come_from_stdin(run, photos, weights, monkeypatch, arguments):
     lines = f"{photos / 'sub' / 'rex 2.png'}\n\n{photos / 'none.png'}\n".encode()
