@@ -122,7 +122,7 @@ ARCHIVE_URL = ("https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869
                "kagglecatsanddogs_5340.zip")
 ARCHIVE_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
 CHUNK = 1 << 18  # bytes of a download at a time
-BOX = Path(__file__).with_name("CatDogClassifier_pretrained.h5")  # weights that came with the program
+BOX = Path(__file__).resolve().with_name("CatDogClassifier_pretrained.h5")  # weights that came with the program
 DIGITS = "keras.datasets.mnist"
 CLASS_INDEX_URL = "https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json"
 
@@ -400,8 +400,21 @@ def temporary(path):
     return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
 
 
+def is_box(path):
+    """Whether a path leads to the weights that came with the program, by whatever name."""
+    there = os.path.exists(path) and BOX.exists()
+    return os.path.samefile(path, BOX) if there else os.path.realpath(path) == os.path.realpath(BOX)
+
+
+def spare_box(path):
+    """Raise WriteError for the weights that came with the program."""
+    if is_box(path):
+        raise WriteError(f"{path} is the net that comes with the program", "Name another --weights")
+
+
 def write_whole(path, *chunks):
-    """Write bytes to a file, whole or not at all. Raises WriteError."""
+    """Write bytes to a file, whole or not at all, but never over the box. Raises WriteError."""
+    spare_box(path)
     try:
         with replacing(path) as file:
             file.writelines(chunks)
@@ -3358,7 +3371,7 @@ def unpack_weights(path, model):
             names, stored = stored_arrays(file.get("model_weights", file), limit=len(shapes) + 1)
             floats = all(array.id.get_type().equal(h5py.h5t.IEEE_F32LE) for array in stored)
             if not floats or [array.shape for array in stored] != shapes:
-                raise WeightsError(f"{path} holds the weights of another net", "Train anew, or name another --weights")
+                raise WeightsError(f"{path} holds the weights of another net", cure_of(path))
             about, arrays = read_attribute(file, "catdogclassifier"), [array[()] for array in stored]
             ours, seal = [(layer.name, name) for layer in model.layers for name in weight_names(layer)], "digest"
             content = [*arrays, *stored_extras(file).values()]
@@ -3366,22 +3379,27 @@ def unpack_weights(path, model):
             if not whole and (about or seal in file.attrs or names == ours):  # or else it is of another program
                 raise ValueError("it has been damaged or changed")
         if not all(np.isfinite(array).all() for array in arrays):
-            raise WeightsError(f"{path} holds numbers that are not finite", "Train anew, or name another --weights")
+            raise WeightsError(f"{path} holds numbers that are not finite", cure_of(path))
         facts = read_facts(about[0] if about else b"{}")
         model.set_weights(arrays)
         return facts
     except DAMAGED as error:
         why = reason(error) if isinstance(error, OSError) else error
         problem = f"{path} is not a weights file that can be read ({why})"
-        raise WeightsError(problem, "Train anew, or name another --weights") from None
+        raise WeightsError(problem, cure_of(path)) from None
+
+
+def cure_of(path):
+    """What to do about weights that cannot be used."""
+    anew = f"Get {BOX.name} anew" if is_box(path) else "Train anew"
+    return f"{anew}, or name another --weights"
 
 
 def check_replaceable(path):
     """Raise WriteError when what is in the place of new weights is no weights, or those that came with the program."""
     import h5py
 
-    if os.path.realpath(path) == str(BOX.resolve()):
-        raise WriteError(f"{path} is the net that comes with the program", "Name another --weights")
+    spare_box(path)
     if not os.path.exists(path) or not os.path.getsize(path):
         return
     with contextlib.suppress(*DAMAGED), open_regular(path) as opened, h5py.File(opened, "r") as file:
@@ -3950,10 +3968,9 @@ class CatDogClassifier:
             each = zip(self.classes, weights, strict=True)
             counts = ", ".join(f"a {printable(name)} {weight:.2f} times" for name, weight in each)
             self.console.say(f"So that unequal classes weigh the same, it counts {counts}.")
-        self.console.say(
-            f"Training to tell {' from '.join(map(printable, self.classes))}, on the {self.device.name} in "
-            f"{self.precision}; epochs: at most {last}." + (f" Net: {self._net}." if self.rung != "default" else "")
-        )
+        who, net = " from ".join(map(printable, self.classes)), f" Net: {self._net}." if self.rung != "default" else ""
+        self.console.say(f"Training to tell {who}, by the recipe {self.settings.recipe}, on the {self.device.name} in "
+                         f"{self.precision}; epochs: at most {last}.{net}")
         best = training.progress.best
         if done == training.progress.start and math.isfinite(best):
             self.console.say(f"It begins with a val_loss of {best:.3f}: only what is better is kept.")
@@ -4032,10 +4049,11 @@ class CatDogClassifier:
 
     def save_weights(self):
         """Write the weights with what is known of them; a file of an earlier training is kept as NAME.previous.h5."""
-        from importlib import metadata
+        import keras
+        import tensorflow as tf
 
         self._keep_previous(Path(self.settings.weights))
-        versions = {name: metadata.version(name) for name in ("keras", "numpy")}
+        versions = {library.__name__: library.__version__ for library in (keras, tf, np)}
         self.facts = {
             "program": PROGRAM, "rung": self.rung, "base": self.base if RUNGS[self.rung].base else None,
             "classes": list(self.classes), "image_size": self.size, "drawings": self.drawings, "versions": versions,
@@ -4068,6 +4086,7 @@ class CatDogClassifier:
         path = path or self.source
         if not os.path.exists(path):
             fix = "Train first (python CatDogClassifier.py), or name others with --weights"
+            fix += "" if BOX.exists() else f"; {BOX.name}, which comes with the program, is missing"
             raise WeightsError(f"there are no weights at {path}", fix)
         self.device  # noqa: B018 (TensorFlow starts here)
         stranger = {"rung": self.rung, "base": self.base, "classes": default_classes(self.rung)}

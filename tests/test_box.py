@@ -68,13 +68,35 @@ def test_who_names_weights_or_a_net_does_not_get_the_box(box, run):
 
 def test_training_never_overwrites_the_box(box, run, dataset):
     before = box.read_bytes()
-    for name in (box, "../program/CatDogClassifier_pretrained.h5"):
+    Path("same.h5").hardlink_to(box)  # as another case of the name is where names have none
+    Path("link.h5").symlink_to(box)
+    for name in (box, "../program/CatDogClassifier_pretrained.h5", "same.h5", "link.h5"):
         code, out, err = run("--dataset", dataset, "--weights", name, "--epochs", 1)
         assert (code, out) == (1, "")
         assert "is the net that comes with the program. Name another --weights" in err
     quick(Path.cwd(), epochs=1).train(dataset)
     assert box.read_bytes() == before
     assert sorted(path.name for path in box.parent.iterdir()) == [box.name]
+
+
+def test_nothing_else_overwrites_it_either(box, run, dataset):
+    before = box.read_bytes()
+    classifier = CatDogClassifier(weights=str(box), quiet=True)
+    classifier.load_weights()
+    with pytest.raises(program.WriteError, match="is the net that comes with the program"):
+        classifier.save_weights()
+    shutil.copy(box, "own.h5")
+    Path("own.previous.h5").symlink_to(box)  # where a training keeps what it replaces
+    code, _, err = run("--dataset", dataset, "--weights", "own.h5", "--epochs", 1, "--fresh")
+    assert (code, "is the net that comes with the program" in err) == (1, True)
+    assert box.read_bytes() == before
+
+
+def test_a_damaged_or_missing_box_is_said_with_the_way_to_mend_that(box, run):
+    box.write_bytes(b"damaged")
+    assert "Get CatDogClassifier_pretrained.h5 anew, or name another --weights" in run("-f", "photo.png")[2]
+    box.unlink()
+    assert "CatDogClassifier_pretrained.h5, which comes with the program, is missing" in run("-f", "photo.png")[2]
 
 
 def test_what_trains_the_box_never_shows_it_a_test_photo_nor_an_original(tmp_path):

@@ -56,7 +56,7 @@ def test_the_file_tells_what_is_needed_to_use_it(trained, weights):
     assert facts["image_size"] == 150
     assert facts["rung"] == "default"
     assert facts["summary"]["test"]["total"] == 16
-    assert set(facts["versions"]) == {"keras", "numpy"}
+    assert set(facts["versions"]) == {"keras", "tensorflow", "numpy"}
     assert loaded(weights).facts == facts
 
 
