@@ -11,7 +11,7 @@
 """CatDogClassifier: tell cats from dogs with a small convolutional net.
 
 The net that comes with it, trained from scratch on 13,800 photographs, is right on 97.6 % of 1,000 that it had never
-seen (`python tests/train_box.py --score` trains it anew, in some 70 minutes on two CPU cores, and prints this).
+seen (`python tests/train_box.py PHOTOS --score` trains it anew, in some 70 minutes on two CPU cores, and prints this).
 
     python CatDogClassifier.py                  train on dataset/, save CatDogClassifier_model.h5
     python CatDogClassifier.py -f photo.jpg     classify one photo

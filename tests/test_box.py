@@ -118,11 +118,13 @@ def test_what_trains_the_box_never_shows_it_a_test_photo_nor_an_original(tmp_pat
 
 def test_the_box_says_what_it_was_trained_on_and_answers_as_before(weights, tmp_path):
     shutil.copy(weights, tmp_path / "seed0.h5")
+    (tmp_path / "seed0.json").write_text('{"flags": [], "commit": "abc"}')
     train_box.tell_of_itself(tmp_path / "seed0.h5", {"test": {"correct": 5, "total": 6}})
     facts = program.facts_of(tmp_path / "seed0_box.h5")
     card = facts.pop("card")
     assert facts == program.facts_of(weights)
     assert (card["numbers"], card["test"]) == ("below 7000 but for 4001-4100", {"correct": 5, "total": 6})
+    assert card["commit"] == "abc"  # of the training, whatever the program is now
     before, after = CatDogClassifier(weights=weights, quiet=True), CatDogClassifier(weights=str(tmp_path / "seed0_box.h5"), quiet=True)
     before.load_weights()
     after.load_weights()

@@ -1,10 +1,10 @@
 """Train the net that comes with the program, and print the figures of its model card.
 
-    python tests/train_box.py PHOTOS [--originals DIR] [--work DIR] [--seeds 0 1] [--score] [flags of the program]
+    python tests/train_box.py PHOTOS [--originals DIR] [--work DIR] [--seeds 0] [--score] [flags of the program]
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Of each class the numbers below 7000 train, but for 4001-4100,
 which ORIGINALS has at their own sizes; 7000-7499 validate; 7500-7999 test. Stopped, the same command goes on; what is
-finished in DIR is not trained again. The test photos are read with --score only, and TEST_LOG says when that was; then
+finished in DIR is not trained again, and DIR takes no training with other flags. The test photos are read with --score only, and TEST_LOG says when that was; then
 DIR/seedN.html shows the mistakes, and measure_sure.py tells how far the first of the nets knows its doubts.
 DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be put beside the program as
 CatDogClassifier_pretrained.h5.
@@ -12,7 +12,6 @@ CatDogClassifier_pretrained.h5.
 
 import argparse
 import datetime
-import hashlib
 import json
 import shutil
 import statistics
@@ -41,6 +40,8 @@ CHANGES = {  # what photos from elsewhere may be like: name -> (Image, 200 pixel
     "the middle, 3 : 2": (lambda photo: photo.crop((0, 33, 200, 167)), 90),
     "the middle, 2 : 3": (lambda photo: photo.crop((33, 0, 167, 200)), 90),
     "upside down": (lambda photo: photo.rotate(180), 90),
+    "turned by 90 degrees": (lambda photo: photo.rotate(90), 90),
+    "with bars, 9:16": (lambda photo: ImageOps.pad(photo, (200, 356)), 90),  # as on the screen of a telephone
 }
 SPLITS = {"train": [*range(4001), *range(4101, 7000)], "validation": range(7000, 7500), "test": range(7500, 8000)}
 
@@ -64,11 +65,15 @@ def copy_photos(photos, folder, splits):
 
 def train(work, seed, flags):
     """One training, unless it is finished; prints and returns what became of it on the validation photos."""
-    weights, outcome = work / f"seed{seed}.h5", work / f"seed{seed}.json"
-    if not outcome.exists():
-        summary = call("--dataset", work / "photos", "--weights", weights, "--seed", seed, "--json", *BEST, *flags)
-        outcome.write_text(summary)
-    summary = json.loads(outcome.read_text())
+    weights = work / f"seed{seed}.h5"
+    begun = weights.with_suffix(".json")
+    if not begun.exists():
+        begun.write_text(json.dumps({"flags": [*BEST, *flags], "commit": commit()}))
+    if begun_with(weights)["flags"] != [*BEST, *flags]:
+        sys.exit(f"{weights} is or will be of a training with {' '.join(begun_with(weights)['flags'])}. Name another --work")
+    if program.facts_of(weights).get("summary", {}).get("ending", "interrupted") == "interrupted":
+        call("--dataset", work / "photos", "--weights", weights, "--seed", seed, "--json", *BEST, *flags)
+    summary = program.facts_of(weights)["summary"]
     with open(work / f"seed{seed}_history.csv") as file:
         names, *rows = (line.strip().split(",") for line in file)
     curve = [float(row[names.index("val_acc")]) for row in rows]
@@ -78,14 +83,19 @@ def train(work, seed, flags):
     return weights
 
 
+def begun_with(weights):
+    """With which flags, and by which commit of the program, a training was begun."""
+    return json.loads(weights.with_suffix(".json").read_text())
+
+
 def score(work, weights):
     """The score on the test photos, entered in the log, and a page of the mistakes; returns the share right."""
     page = weights.with_suffix(".html")
     page.unlink(missing_ok=True)
     scores = json.loads(call("--evaluate", "--report", page, "--dataset", work / "test", "--weights", weights, "--json", "-q"))
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
     with open(TEST_LOG, "a") as log:
-        print(f"{datetime.date.today()} commit {commit()} weights {digest}: {scores['correct']} of {scores['total']}", file=log)
+        told = f"{datetime.date.today()} commit {commit()} run {program.facts_of(weights)['run']}"
+        print(f"{told}: {scores['correct']} of {scores['total']}", file=log)
     low, high = (round(100 * bound, 2) for bound in scores["interval"])
     print(f"{weights.name}: test {100 * scores['accuracy']:.2f} % (95 % interval {low} to {high}), "
           f"confusion {scores['confusion']}", flush=True)
@@ -94,15 +104,15 @@ def score(work, weights):
 
 
 def commit():
-    """That of the program."""
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()
+    """That of the program; "-dirty" where it has been changed since."""
+    return subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=REPO, capture_output=True, text=True).stdout.strip()
 
 
 def tell_of_itself(weights, more):
     """Write SEED_box.h5: the same weights, which say more of themselves."""
     net = program.CatDogClassifier(weights=str(weights), quiet=True)
     net.load_weights()
-    card = {"date": str(datetime.date.today()), "commit": commit(), "photos": "Dogs vs. Cats (Kaggle, from Microsoft Asirra)",
+    card = {"date": str(datetime.date.today()), "commit": begun_with(weights)["commit"], "photos": "Dogs vs. Cats (Kaggle, from Microsoft Asirra)",
             "numbers": "below 7000 but for 4001-4100", "validation": "7000-7499", **more}
     facts = {**program.facts_of(weights), "card": card}
     packed = program.pack_weights(net.model, facts, net.seen, net.directions)
@@ -110,9 +120,11 @@ def tell_of_itself(weights, more):
 
 
 def classify(photos, weights):
-    """The share right of the photos in a folder, their classes told by their names, as -d answers."""
+    """As -d answers for the photos in a folder, their classes told by their names: the shares right, and called neither."""
     rows = [json.loads(line) for line in call("-q", "-d", photos, "--weights", weights, "--json").splitlines()]
-    return sum(Path(row["path"]).name.startswith(row["label"]) for row in rows) / len(rows)
+    right = sum(Path(row["path"]).name.startswith(row["label"]) for row in rows)
+    neither = sum(row["verdict"] == "neither" for row in rows)
+    return f"{100 * right / len(rows):.1f} %, neither {100 * neither / len(rows):.1f} %"
 
 
 def changed(paths, folder, change, quality):
@@ -130,8 +142,8 @@ def compare_shapes(work, originals, photos, weights):
     told = {"originals": originals,
             "the same squashed": changed([photos / path.name for path in paths], work / "squashed", lambda photo: photo, 95),
             "their middle squares": changed(paths, work / "square", lambda photo: ImageOps.fit(photo, (min(photo.size),) * 2), 95)}
-    parts = (f"{name} {100 * classify(folder, weights):.1f} %" for name, folder in told.items())
-    print(f"{weights.name}: {', '.join(parts)} ({len(paths)} photos)", flush=True)
+    parts = (f"{name} {classify(folder, weights)}" for name, folder in told.items())
+    print(f"{weights.name}: {'; '.join(parts)} ({len(paths)} photos)", flush=True)
 
 
 def compare_changes(work, photos, weights):
@@ -139,7 +151,7 @@ def compare_changes(work, photos, weights):
     paths = [photos / f"{label}.{number}.jpg" for label in ("cat", "dog") for number in SPLITS["validation"]]
     for name, (change, quality) in CHANGES.items():
         folder = changed(paths, work / "changed" / name.replace(" ", "_"), change, quality)
-        print(f"{weights.name}: validation photos, {name}: {100 * classify(folder, weights):.1f} %", flush=True)
+        print(f"{weights.name}: validation photos, {name}: {classify(folder, weights)}", flush=True)
 
 
 def main():
@@ -147,7 +159,7 @@ def main():
     parser.add_argument("photos", type=Path)
     parser.add_argument("--originals", type=Path)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "catdog-box"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--score", action="store_true")
     chosen, flags = parser.parse_known_args()
     copy_photos(chosen.photos, chosen.work / "photos", ["train", "validation"])
@@ -166,4 +178,9 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:  # the program has said why
+        sys.exit(error.returncode)
+    except KeyboardInterrupt:
+        sys.exit("Stopped: the same command goes on")
