@@ -146,6 +146,7 @@ RECIPES = ("best", "tutorial")
 SHOWN, MOST_EPOCHS = 400_000, 100  # photos that "best" shows a net in all, unless that takes more epochs
 OPTIMIZERS = ("rmsprop", "adam", "adamw", "muon", "sgd")
 SURE = 0.95  # the probability below which a second look pays
+CLOSER = 0.8  # of each side of a photo: what it is at, where whole photos show things smaller than training did
 WEIGHT_DECAY = 0.5  # of adamw and muon: kernels shrink by this times the learning rate in each step
 READ_AHEAD = 128  # photos that are read while earlier ones are classified
 
@@ -2442,10 +2443,11 @@ def outputs(model, photos):
     return model.predict_on_batch(scaled(photos, model.input_shape[-1]))
 
 
-def looking_twice(look, columns):
+def looking_twice(look, columns, part=1.0):
     """Like `look`, see `outputs`; what it is not `SURE` of is the mean with the answer for the mirror image.
 
-    The first so many columns of an answer are probabilities. Few photos need that, and sure answers gain nothing by it.
+    That of the middle, so large a `part` of each side. The first so many columns of an answer are probabilities. Few
+    photos need that, and sure answers gain nothing by it.
     """
 
     def answer(photos):
@@ -2453,10 +2455,18 @@ def looking_twice(look, columns):
         found = np.array(look(photos))
         unsure = shares_of(found[:, :columns]).max(axis=1) < SURE
         if unsure.any():
-            found[unsure] = (found[unsure] + look(np.asarray(photos)[unsure, :, ::-1])) / 2
+            found[unsure] = (found[unsure] + look(middles(np.asarray(photos)[unsure], part)[:, :, ::-1])) / 2
         return found
 
     return answer
+
+
+def middles(photos, part):
+    """The middle of uint8 photos (N, size, size, 3), so large a `part` of each side, at the same size."""
+    size = photos.shape[1]
+    first, last = round(size * (1 - part) / 2), round(size * (1 + part) / 2)
+    cuts = (Image.fromarray(photo[first:last, first:last]) for photo in photos)
+    return photos if part == 1 else np.stack([cut.resize((size, size), Image.Resampling.BILINEAR) for cut in cuts])
 
 
 def forward(model, photos):
@@ -4169,10 +4179,13 @@ class CatDogClassifier:
         return cooled(shares_of(found), self.temperature), strange
 
     def _looking(self, look):
-        """How this net looks at photos with `look`: once, or twice."""
+        """How this net looks at photos with `look`: once, or twice.
+
+        Where parts of photos were shown smaller, see `_shown`, whole ones are large enough already.
+        """
         count, mirrored = len(self.classes), self.recipe.get("--no-augment") is True
-        twice = mirrored and self._taught and self._taught.twice
-        return looking_twice(look, 1 if count == 2 else count) if twice else look
+        twice, part = mirrored and self._taught and self._taught.twice, 1.0 if RUNGS[self.rung].crops else CLOSER
+        return looking_twice(look, 1 if count == 2 else count, part) if twice else look
 
     @property
     def _taught(self):

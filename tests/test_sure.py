@@ -91,6 +91,18 @@ def test_only_what_the_net_is_unsure_of_is_looked_at_in_the_mirror_too():
     assert two(photos)[:, 1] == pytest.approx(found[:, 0])
 
 
+def test_the_second_look_may_be_closer():
+    """One at a photo whose middle, 4 of 5 pixels a side, is white: nothing of the black border is left."""
+    photo = np.zeros((1, 10, 10, 3), np.uint8)
+    photo[:, 1:9, 1:9] = 255
+    photo[:, 4, 1] = 100  # at the left, so at the right of the mirror image
+    shown = []
+    program.looking_twice(lambda photos: shown.append(photos) or np.full((1, 1), 0.5), 1, part=0.8)(photo)
+    assert np.array_equal(shown[0], photo)
+    assert shown[1].shape == photo.shape
+    assert shown[1].min() >= 100 and (shown[1][0, :, :7] == 255).all() and shown[1][0, 4, 9, 0] < 150
+
+
 def test_a_net_that_learned_from_mirrored_photos_by_the_best_recipe_looks_twice(dataset, tmp_path):
     """In a folder as in a dataset; this one is sure of nothing: all its answers are means."""
     classifier = CatDogClassifier(model="residual", weights=str(tmp_path / "net.h5"), precision="float32", quiet=True)
@@ -108,6 +120,19 @@ def test_a_net_that_learned_from_mirrored_photos_by_the_best_recipe_looks_twice(
         expected = (once + mirrored) / 2 if (recipe, augmented) == ("best", True) else once
         assert [row.probabilities["dog"] for row in classifier.predict(paths)] == pytest.approx(expected, abs=1e-6)
         assert classifier._shares(photos)[:, 1] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_net_that_saw_things_larger_in_training_looks_closer_the_second_time(dataset, tmp_path):
+    classifier = CatDogClassifier(weights=str(tmp_path / "net.h5"), precision="float32", quiet=True)
+    model = classifier.createModel()
+    model.optimizer.iterations.assign(1)
+    photos = np.stack([program.read_photo(path, 150) for path in sorted((dataset / "test").rglob("*.png"))])
+    closer = program.middles(photos, 0.8)[:, :, ::-1]
+    once, twice = (model.predict(each.astype(np.float32) / 255, verbose=0)[:, 0] for each in (photos, closer))
+    assert np.abs(once - twice).max() > 1e-5
+    classifier.recipe = {"--recipe": "best", "--no-augment": True}
+    expected = np.where(np.maximum(once, 1 - once) < 0.95, (once + twice) / 2, once)
+    assert classifier._shares(photos)[:, 1] == pytest.approx(expected, abs=1e-6)
 
 
 def test_after_training_confidences_are_calibrated_and_the_weights_know(dataset, tmp_path):
