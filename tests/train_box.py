@@ -4,8 +4,9 @@
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Of each class the numbers below 7000 train, but for 4001-4100,
 which ORIGINALS has at their own sizes; 7000-7499 validate; 7500-7999 test. Stopped, the same command goes on; what is
-finished in DIR is not trained again, and DIR takes no training with other flags. The test photos are read with --score only, and TEST_LOG says when that was; then
-DIR/seedN.html shows the mistakes, and measure_sure.py tells how far the first of the nets knows its doubts.
+finished in DIR is not trained again, and DIR takes no training with other flags. The test photos are read with --score
+only, and TEST_LOG says when that was; then DIR/seedN.html shows the mistakes, and measure_sure.py tells how far the
+first of the nets knows its doubts.
 DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be put beside the program as
 CatDogClassifier_pretrained.h5.
 """
@@ -112,8 +113,9 @@ def tell_of_itself(weights, more):
     """Write SEED_box.h5: the same weights, which say more of themselves."""
     net = program.CatDogClassifier(weights=str(weights), quiet=True)
     net.load_weights()
-    card = {"date": str(datetime.date.today()), "commit": begun_with(weights)["commit"], "photos": "Dogs vs. Cats (Kaggle, from Microsoft Asirra)",
-            "numbers": "below 7000 but for 4001-4100", "validation": "7000-7499", **more}
+    card = {"date": str(datetime.date.today()), "commit": begun_with(weights)["commit"],
+            "photos": "Dogs vs. Cats (Kaggle, from Microsoft Asirra)", "numbers": "below 7000 but for 4001-4100",
+            "validation": "7000-7499", **more}
     facts = {**program.facts_of(weights), "card": card}
     packed = program.pack_weights(net.model, facts, net.seen, net.directions)
     program.write_whole(weights.with_name(f"{weights.stem}_box.h5"), packed)
