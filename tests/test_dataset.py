@@ -60,7 +60,7 @@ def test_the_main_job_scores_95_percent_and_is_open_about_the_drawings(tmp_path)
         line = [sys.executable, REPO / "CatDogClassifier.py", "--dataset", DATASET, *arguments]
         return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
 
-    done = call("--seed", "0", "--json")
+    done = call("--seed", "0", "--json", "--epochs", "15")  # half of what it has without that flag do
     assert done.returncode == 0
     assert json.loads(done.stdout)["test"]["accuracy"] >= 0.95
     assert "drawings" in done.stderr
