@@ -4183,7 +4183,7 @@ class CatDogClassifier:
 
         Where parts of photos were shown smaller, see `_shown`, whole ones are large enough already.
         """
-        count, mirrored = len(self.classes), self.recipe.get("--no-augment") is True
+        count, mirrored = len(self.classes), self.recipe.get("--no-augment") is True  # kept by its flag: did it augment
         twice, part = mirrored and self._taught and self._taught.twice, 1.0 if RUNGS[self.rung].crops else CLOSER
         return looking_twice(look, 1 if count == 2 else count, part) if twice else look
 

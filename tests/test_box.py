@@ -116,6 +116,13 @@ def test_what_trains_the_box_never_shows_it_a_test_photo_nor_an_original(tmp_pat
     assert len(copied) == 2 * (6900 + 500)
 
 
+def test_a_folder_of_trainings_takes_none_with_other_flags(tmp_path):
+    (tmp_path / "seed0.json").write_text('{"flags": ["--model", "residual", "--epochs", "1"], "commit": "abc"}')
+    with pytest.raises(SystemExit, match="with --model residual --epochs 1. Name another --work"):
+        train_box.train(tmp_path, 0, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["seed0.json"]
+
+
 def test_the_box_says_what_it_was_trained_on_and_answers_as_before(weights, tmp_path):
     shutil.copy(weights, tmp_path / "seed0.h5")
     (tmp_path / "seed0.json").write_text('{"flags": [], "commit": "abc"}')

@@ -6,9 +6,8 @@ PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Of each class the numb
 which ORIGINALS has at their own sizes; 7000-7499 validate; 7500-7999 test. Stopped, the same command goes on; what is
 finished in DIR is not trained again, and DIR takes no training with other flags. The test photos are read with --score
 only, and TEST_LOG says when that was; then DIR/seedN.html shows the mistakes, and measure_sure.py tells how far the
-first of the nets knows its doubts.
-DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be put beside the program as
-CatDogClassifier_pretrained.h5.
+first of the nets knows its doubts. DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be
+put beside the program as CatDogClassifier_pretrained.h5.
 """
 
 import argparse
