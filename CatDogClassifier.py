@@ -2266,9 +2266,11 @@ def compile_for(model, settings):
     if isinstance(optimizer, keras.optimizers.AdamW):
         optimizer.weight_decay = WEIGHT_DECAY
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    loss = "binary_crossentropy" if model.output_shape[-1] == 1 else "categorical_crossentropy"
+    two, metrics = model.output_shape[-1] == 1, keras.metrics
+    loss = "binary_crossentropy" if two else "categorical_crossentropy"
+    accuracy = (metrics.BinaryAccuracy if two else metrics.CategoricalAccuracy)("acc")  # see `Training.run`
     # XLA makes these nets slower on a CPU and takes its time to compile them.
-    model.compile(optimizer, loss=loss, metrics=["acc"], jit_compile=False)
+    model.compile(optimizer, loss=loss, metrics=[accuracy], jit_compile=False)
     return model
 
 
@@ -2943,6 +2945,8 @@ class Training:
         try:
             with handling((signal.SIGINT, signal.SIGTERM), self.note):
                 if not self.ending:
+                    # Variables that came to be in the first step, a metric's or these, would have it compiled twice.
+                    self.model.optimizer.build(self.model.trainable_variables)
                     self.model.fit(train, validation_data=validation, initial_epoch=self.first, epochs=self.last,
                                    verbose=0, shuffle=False, callbacks=[history, watch])
         except LeaveFit:

@@ -167,6 +167,17 @@ def test_the_learning_rate_follows_the_recipe(recipe, expected, dataset, tmp_pat
     assert rates[30] == pytest.approx(0.002 if recipe == "tutorial" else 0.002 * 0.5 / 0.9, rel=1e-5)
 
 
+def test_training_is_compiled_once(dataset, tmp_path, monkeypatch):
+    """It takes seconds: a tenth of a short training."""
+    import keras
+
+    traced, steps = [], {name: getattr(keras.Model, name) for name in ("train_step", "test_step")}
+    for name, step in steps.items():
+        monkeypatch.setattr(keras.Model, name, lambda net, data, name=name, step=step: traced.append(name) or step(net, data))
+    quick(tmp_path, dataset=str(dataset), optimizer="muon", epochs=2).train()
+    assert traced == ["train_step", "test_step"]
+
+
 def test_a_constant_learning_rate_that_was_set_by_hand_is_left_alone(dataset, tmp_path):
     classifier = quick(tmp_path, epochs=1, recipe="tutorial")
     classifier.createModel().optimizer.learning_rate = 1e-5
