@@ -1221,8 +1221,8 @@ def plan_dataset(sources, digests, split):
     plan, skipped, owners, shares = {}, [], {}, isinstance(split[0], float)
     for name, photos in sources.items():
         if not shares and sum(split) > len(photos):
-            found = f"but there are {len(photos)}, such as {photos[0]}"
-            raise DatasetError(f"--split needs {sum(split)} photos of {name}, {found}")
+            found = f"photos of {name}, but there are {len(photos)}, such as {photos[0]}"
+            raise DatasetError(f"--split needs {sum(split)} {found}", "Leave it out for shares of them")
     counts = {name: sum(not isinstance(digest, PhotoError) for _, digest in digests[name]) if shares else len(photos)
               for name, photos in sources.items()}
     digests = {name: iter(pairs) for name, pairs in digests.items()}
@@ -1230,12 +1230,15 @@ def plan_dataset(sources, digests, split):
         for name, photos in sources.items():
             wanted = wanted_of(counts[name], split, place)
             took = take(wanted, digests[name], Path(part, name), owners, skipped)
-            why = f"{len(skipped)} were skipped, {os.path.basename(skipped[0][0])} for one" if skipped else "Add photos"
+            why = "Add photos of that class, or move it away"
+            if skipped:
+                why = f"{len(skipped)} were skipped, for one {os.path.basename(skipped[0][0])}: {skipped[0][1]}"
             if len(took) < wanted and not shares:  # of shares the last one gets what is left
                 left = f"of {len(photos)} in all only {len(took)} are left"
                 raise DatasetError(f"--split needs {wanted} photos of {name} for {part}, but {left}", why)
             if not took and part != "test":
-                raise DatasetError(f"--split leaves no {name} of {len(photos)} to train on or to validate", why)
+                left = f"--split leaves no {name} of {len(photos)}, such as {photos[0]}, to train on or to validate"
+                raise DatasetError(left, why)
             for path, target in took:
                 if target in plan:
                     raise DatasetError(f"{plan[target]} and {path} would both become {target}", "Rename one of them")
@@ -3109,7 +3112,7 @@ def draw_reliability(before, after, photos):
         axes.plot(sure, right, color=colour, linewidth=1, alpha=0.6)
         axes.scatter(sure, right, [10 + 190 * count / sum(counts) for count in counts], color=colour, marker=marker,
                      label=f"{name}: off by {percent(found['error'])} on average (larger: more photos)", clip_on=False)
-    axes.set_xlim(min(row[0] for found in (before, after) if found for row in found["bins"]) - 0.05, 1)
+    axes.set_xlim(min(0.5, *(row[0] for found in (before, after) if found for row in found["bins"])) - 0.05, 1)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center")
     return figure
@@ -3989,7 +3992,8 @@ class CatDogClassifier:
         if done == training.progress.start and math.isfinite(best):
             self.console.say(f"It begins with a val_loss of {best:.3f}: only what is better is kept.")
         if done > training.progress.start:
-            self.console.say(f"Going on after epoch {done} of an unfinished training (--fresh starts over).")
+            no_more = "; --epochs asks for no more" if done >= last else ""
+            self.console.say(f"Going on after epoch {done} of an unfinished training (--fresh starts over){no_more}.")
         self.console.say("Ctrl-C stops and keeps the best so far.")
 
     def _judge(self):
@@ -4099,8 +4103,9 @@ class CatDogClassifier:
         """
         path = path or self.source
         if not os.path.exists(path):
-            fix = "Train first (python CatDogClassifier.py), or name others with --weights"
-            fix += "" if BOX.exists() else f"; {BOX.name}, which comes with the program, is missing"
+            fix = f"Train first: python CatDogClassifier.py --weights {shlex.quote(printable(path))}. "
+            fix += (f"Or take the net that came with the program: --weights {shlex.quote(os.path.relpath(BOX))}"
+                    if BOX.exists() else f"{BOX.name}, which comes with the program, is missing")
             raise WeightsError(f"there are no weights at {path}", fix)
         self.device  # noqa: B018 (TensorFlow starts here)
         stranger = {"rung": self.rung, "base": self.base, "classes": default_classes(self.rung)}
@@ -4709,6 +4714,8 @@ def print_summary(summary, files):
         before, after = (percent(summary["calibration"][when]["error"]) for when in ("before", "after"))
         print(f"confidence   off by {after} on average ({before} before its calibration), on the "
               f"{summary['calibration']['photos']} photos")
+        if summary["validation"]["total"] < ENOUGH_PHOTOS:
+            print(f"neither      never said: that takes {ENOUGH_PHOTOS} validation photos")
     if summary["copies"]:
         print(f"but          {copies_line(summary['copies'])}")
     print(f"time         {clock(summary['seconds'])} in all, {pace:.1f} s an epoch")

@@ -131,7 +131,7 @@ def test_names_that_are_no_text_or_hold_newlines_stay_on_one_line(photos, weight
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["-f", "none.jpg", "--weights", "none.h5"], 1, "no weights at none.h5. Train first"),
+        (["-f", "none.jpg", "--weights", "none.h5"], 1, "no weights at none.h5. Train first: python CatDogClassifier.py --weights none.h5. Or "),
         (["-d", "none"], 1, "no folder none"),
         (["-d", "empty"], 1, "empty holds no photos"),
         (["-d", "file.txt"], 2, "file.txt is not a folder. Classify a photo with -f file.txt"),
@@ -155,7 +155,7 @@ def test_names_that_are_no_text_or_hold_newlines_stay_on_one_line(photos, weight
         (["--prepare", "data/train", "--dataset", "new", "--split", "0.8,100,100"], 2, "mixes shares with numbers"),
         (["--prepare", "data/train", "--dataset", "new", "--split", "1,2"], 2, "--split 1,2 must name three parts"),
         (["--prepare", "data/train", "--dataset", "new", "--split", "9,9,9"], 1, "needs 27 photos of cat, but there are 10"),
-        (["--prepare", "data/validation", "--dataset", "new"], 1, "leaves no cat of 2 to train on or to validate"),
+        (["--prepare", "data/validation", "--dataset", "new"], 1, "leaves no cat of 2, such as data/validation/cat"),
         (["--prepare", "", "--dataset", "new"], 1, "there is no folder"),
         (["-d", ""], 1, "there is no folder"),
         (["-", "-d", "empty"], 2, "not clear what to do with -"),

@@ -191,8 +191,9 @@ def test_weights_put_in_the_place_of_those_of_an_unfinished_training_are_kept(st
     assert (stopped / "net.previous.h5").read_bytes() == Path(weights).read_bytes()
 
 
-def test_a_training_that_was_over_is_only_scored(stopped):
+def test_a_training_that_was_over_is_only_scored(stopped, capsys):
     classifier = again(stopped, epochs=2)
+    assert "Going on after epoch 2 of an unfinished training (--fresh starts over); --epochs asks for no more." in capsys.readouterr().err
     assert (classifier.summary["epochs"], classifier.summary["ending"]) == (2, "all epochs")
     assert classifier.summary["test"]["total"] == 12
     assert not (stopped / "net.unfinished").exists()
@@ -267,7 +268,8 @@ class Run:
 
 
 EPOCHS = 6
-SMALL = ["--epochs", EPOCHS, "--batch-size", 8, "--seed", 5, "--patience", 0, "--precision", "float32", "--optimizer", "adam"]
+QUICKLY = ["--precision", "float32", "--optimizer", "adam"]  # soonest compiled
+SMALL = ["--epochs", EPOCHS, "--batch-size", 8, "--seed", 5, "--patience", 0, *QUICKLY]
 
 
 @pytest.fixture(scope="module")
@@ -436,7 +438,7 @@ def test_a_full_disk_never_costs_the_earlier_weights(disk, dataset, trained, wei
         path.write_bytes(earlier)
         left = shutil.disk_usage(disk).free
         (disk / "fill").write_bytes(bytes(max(0, left - free * 1024)))
-        code, _, err = run("--dataset", dataset, "--weights", path, "--epochs", 1, "--batch-size", 24, "-q")
+        code, _, err = run("--dataset", dataset, "--weights", path, *QUICKLY, "--epochs", 1, "--batch-size", 24, "-q")
         codes.append(code)
         (disk / "fill").unlink()
         if path.read_bytes() != earlier:

@@ -154,8 +154,14 @@ def test_a_link_in_the_dataset_does_not_lead_into_the_source(flat, tmp_path):
 
 
 def test_too_few_photos_to_train_and_validate_are_refused(flat, tmp_path):
-    with pytest.raises(DatasetError, match="leaves no cat of 12 to train on"):
+    with pytest.raises(DatasetError, match="leaves no cat of 12, such as .*, to train on"):
         prepare(flat, tmp_path / "new", (0.92, 0.04, 0.04))
+
+
+def test_a_photo_whose_name_makes_it_a_class_of_its_own_is_named(flat, tmp_path):
+    touch(flat, "IMG_2041.jpg")
+    with pytest.raises(DatasetError, match="leaves no img of 1, such as .*IMG_2041.jpg, to train on .* move it away"):
+        prepare(flat, tmp_path / "new", (0.5, 0.25, 0.25))
 
 
 @pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "a,b,c", "-1,2,3", "0,1,1", "1,0,1", "0.8,0.3,0.1", "nan,0.1,0.1", "inf,1,1", "0.5,1,1"])
@@ -192,7 +198,7 @@ def test_a_photo_of_train_is_in_no_other_part_and_the_next_number_takes_its_plac
 
 def test_too_few_photos_after_the_skipped_ones_are_named_with_the_numbers(flat, tmp_path):
     copy(flat, "cat.0.jpg", "cat.11.jpg")
-    with pytest.raises(DatasetError, match="needs 1 photos of cat for test, but of 12 in all only 0 are left.*cat.11.jpg for one"):
+    with pytest.raises(DatasetError, match="needs 1 photos of cat for test, but of 12 in all only 0 are left.*for one cat.11.jpg"):
         prepare(flat, tmp_path / "new", (10, 1, 1))
     assert not (tmp_path / "new").exists()
 

@@ -251,8 +251,13 @@ def watching(tmp_path_factory):
     return classifier
 
 
-def test_few_photos_are_not_enough_to_call_anything_strange(trained):
+def test_few_photos_are_not_enough_to_call_anything_strange_and_that_is_said(trained, capsys, monkeypatch):
     assert (trained.strange, trained.directions) == (2.0, None)
+    program.print_summary(trained.summary, [])
+    assert "neither      never said: that takes 100 validation photos\n" in capsys.readouterr().out
+    monkeypatch.setattr(program, "ENOUGH_PHOTOS", 16)  # just as many as there are
+    program.print_summary(trained.summary, [])
+    assert "neither" not in capsys.readouterr().out
 
 
 def test_what_is_unlike_the_training_photos_is_neither(watching, run, tmp_path):
