@@ -1,6 +1,6 @@
 """Measure the default training on real photos, in the tutorials' protocol; prints the figures that the README quotes.
 
-    python tests/measure_real_photos.py PHOTOS ORIGINALS [--seeds 3] [--work DIR] [flags of the program]
+    python tests/measure_real_photos.py PHOTOS ORIGINALS [--seeds 0 1 2] [--work DIR] [flags of the program]
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout): 0-999 of each train, 1000-1499 validate, 1500-1999 test.
 ORIGINALS holds photos named the same way that are in none of these: a folder as users have it, for -d. Stopped, the
@@ -62,16 +62,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos")
     parser.add_argument("originals")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "catdog-measure"))
     chosen, flags = parser.parse_known_args()
     print(f"{os.cpu_count()} cores; " + ", ".join(call("--version").splitlines()[:4]))
     if not (chosen.work / "pets").exists():
         call("-q", "--prepare", chosen.photos, "--split", "1000,500,500", "--dataset", chosen.work / "pets")
-    summaries = [train(chosen.work, seed, flags) for seed in range(chosen.seeds)]
+    summaries = [train(chosen.work, seed, flags) for seed in chosen.seeds]
     print("test accuracy:", spread([100 * summary["test"]["accuracy"] for summary in summaries]), "%")
     print("seconds an epoch:", spread([summary["seconds_per_epoch"] for summary in summaries]))
-    nets = [weights_of(chosen.work, seed, flags) for seed in range(chosen.seeds)]
+    nets = [weights_of(chosen.work, seed, flags) for seed in chosen.seeds]
     shares, rates = zip(*(classify(weights, chosen.originals) for weights in nets), strict=True)
     print("originals right:", spread([100 * share for share in shares]), "%")
     print("photos a second, start of the program included:", spread(rates))
