@@ -423,17 +423,17 @@ def write_whole(path, *chunks):
         raise WriteError(f"cannot write {path}: {reason(error)}", "Make room, or name another place") from None
 
 
-def check_writable(path):
-    """Raise WriteError now rather than after an hour of training; sweep up what a killed one left half-written."""
+def check_writable(path, flag="--weights", endings=BESIDE):
+    """Raise WriteError now rather than after an hour of work; sweep up what a killed run left half-written."""
     path, target = Path(path), Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
-        raise WriteError(f"cannot write {path}: it is no regular file", "Name a file with --weights")
+        raise WriteError(f"cannot write {path}: it is no regular file", f"Name a file with {flag}")
     try:
-        names = [target.name, *(beside(target, ending).name for ending in BESIDE)]
+        names = [target.name, *(beside(target, ending).name for ending in endings)]
         temporary(target.with_name(max(names, key=len))).touch()  # a folder may not take it, or not so long a name
         remove_files(target.parent, rf"\.({'|'.join(map(re.escape, names))})\.[0-9a-f]{{8}}\.tmp")
     except OSError as error:
-        raise WriteError(f"cannot write in {path.parent}: {reason(error)}", "Name another --weights") from None
+        raise WriteError(f"cannot write in {path.parent}: {reason(error)}", f"Name another {flag}") from None
 
 
 def remove_files(folder, pattern):
@@ -995,30 +995,23 @@ def one_photo(some, others):
 
 def duplicates(digests, thumbs):
     """Groups of photos that show the same, as sorted lists of their places; see `fingerprint`."""
-    first, pairs = {}, []
-    for place, digest in enumerate(digests):
-        pairs.append((first.setdefault(digest, place), place))
+    first = {}
+    pairs = [(first.setdefault(digest, place), place) for place, digest in enumerate(digests)]
     unique = list(first.values())
-    if unique:
-        pairs += [(unique[one], unique[other]) for one, other in alike(np.array([thumbs[place] for place in unique]))]
+    pairs += [(unique[one], unique[other]) for one, other in alike(np.array([thumbs[place] for place in unique]))]
     return connected(len(digests), pairs)
 
 
 def connected(count, pairs):
     """The groups of two and more of the numbers below `count` that pairs connect: sorted lists."""
-    leader, groups = list(range(count)), {}
-
-    def lead(place):
-        """The number that stands for the group of another one; the way there gets shorter each time."""
-        while leader[place] != place:
-            leader[place] = place = leader[leader[place]]
-        return place
-
-    for one, other in pairs:
-        leader[lead(other)] = lead(one)
-    for place in range(count):
-        groups.setdefault(lead(place), []).append(place)
-    return [group for group in groups.values() if len(group) > 1]
+    groups = [[place] for place in range(count)]  # of each number; those that are connected share one list
+    for pair in pairs:
+        smaller, larger = sorted((groups[place] for place in pair), key=len)
+        if smaller is not larger:
+            larger += smaller
+            for place in smaller:
+                groups[place] = larger
+    return [sorted(group) for group in {id(group): group for group in groups}.values() if len(group) > 1]
 
 
 def fingerprints(photos):
@@ -2474,11 +2467,6 @@ def middles(photos, part):
     return photos if part == 1 else np.stack([cut.resize((size, size), Image.Resampling.BILINEAR) for cut in cuts])
 
 
-def forward(model, photos):
-    """The probabilities of all classes for uint8 photos (N, size, size, 3): float64 (N, K)."""
-    return shares_of(outputs(model, photos))
-
-
 def described(model):
     """A net that describes photos by what its convolutions answer on average: (N, F), each row of length 1.
 
@@ -3012,7 +3000,10 @@ class Training:
         if better:
             progress.best, progress.kept, self.weights = float(logs["val_loss"]), epoch + 1, weights
         for write in (self.keep, self.save) if better else (self.save,):
-            self.try_to(write)
+            try:
+                write(self)
+            except WriteError as error:  # a full disk may be emptied before the next epoch: no reason to give up
+                self.console.warn(f"{error}. Training goes on, and tries again later")
         scores = "  ".join(f"{name} {logs[name]:.3f}" for name in ("loss", "acc", "val_loss", "val_acc"))
         self.console.say(f"epoch {epoch + 1:2}/{self.last} {seconds:5.1f} s  {scores}{'  best' if better else ''}")
         self.ending = self.over()
@@ -3035,13 +3026,6 @@ class Training:
                 "overfitted_from": overfitted_from(progress.history, progress.kept),
                 "seconds": round(sum(progress.seconds), 1),
                 "seconds_per_epoch": round(float(np.median(progress.seconds or [0])), 2)}
-
-    def try_to(self, write):
-        """Write something; a full disk may be emptied before the next epoch, so that is no reason to give up."""
-        try:
-            write(self)
-        except WriteError as error:
-            self.console.warn(f"{error}. Training goes on, and tries again later")
 
 
 # ======================================================================================================================
@@ -3274,15 +3258,12 @@ def html_lines(lines):
 def html_table(head, rows):
     """A table: the names of its columns, and rows whose first cell names them."""
 
-    def line(cells, scope):
-        """A row of a table; its first cell is a heading, in the head all of them are."""
-        cells = [html.escape(printable(cell)) for cell in cells]
-        names = cells if scope == "col" else cells[:1]
-        return ("<tr>" + "".join(f"<th scope={scope}>{name}</th>" for name in names)
-                + "".join(f"<td>{cell}</td>" for cell in cells[len(names) :]) + "</tr>")
+    def cells(texts, tag, scope=""):
+        return "".join(f"<{tag}{scope}>{html.escape(printable(text))}</{tag}>" for text in texts)
 
-    lines = "".join([line(head, "col"), *(line(row, "row") for row in rows)])
-    return f"<div class=wide><table>{lines}</table></div>"
+    lines = [cells(head, "th", " scope=col")]
+    lines += [cells(row[:1], "th", " scope=row") + cells(row[1:], "td") for row in rows]
+    return f"<div class=wide><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
 
 
 def html_confusion(scores):
@@ -3371,7 +3352,7 @@ def weight_names(layer):
 
 
 def unpack_weights(path, model):
-    """Read a weights file into a model; returns the facts in it, {} for a file of another program.
+    """Read a weights file into a model; returns the facts in it, see `read_facts`, and its EXTRAS.
 
     Weights-only and whole-model files of Keras 2 fit too. The file is walked before anything in it is read, layers are
     matched by order, every shape is checked before memory is taken, and nothing but numbers is read: no file can make
@@ -3390,8 +3371,9 @@ def unpack_weights(path, model):
             if not floats or [array.shape for array in stored] != shapes:
                 raise WeightsError(f"{path} holds the weights of another net", cure_of(path))
             about, arrays = read_attribute(file, "catdogclassifier"), [array[()] for array in stored]
+            extras = stored_extras(file)
             ours, seal = [(layer.name, name) for layer in model.layers for name in weight_names(layer)], "digest"
-            content = [*arrays, *stored_extras(file).values()]
+            content = [*arrays, *extras.values()]
             whole = names == ours and about and read_attribute(file, seal) == [digest(about[0], content).encode()]
             if not whole and (about or seal in file.attrs or names == ours):  # or else it is of another program
                 raise ValueError("it has been damaged or changed")
@@ -3399,7 +3381,7 @@ def unpack_weights(path, model):
             raise WeightsError(f"{path} holds numbers that are not finite", cure_of(path))
         facts = read_facts(about[0] if about else b"{}")
         model.set_weights(arrays)
-        return facts
+        return facts, extras
     except DAMAGED as error:
         why = reason(error) if isinstance(error, OSError) else error
         problem = f"{path} is not a weights file that can be read ({why})"
@@ -3495,17 +3477,6 @@ def stored_extras(file):
         if len(shape) == len(limits) and all(0 < length <= most for length, most in zip(shape, limits, strict=True)):
             found |= {name: stored[()]} if stored.dtype == kind else {}
     return found
-
-
-def extras_of(path):
-    """What a weights file holds besides weights: the `marks` of its photos, and what is `familiar` to it, or None."""
-    import h5py
-
-    found = {}
-    with contextlib.suppress(*DAMAGED), open_regular(path, MAX_FILE) as opened, h5py.File(opened, "r") as file:
-        check_plain(file, opened)
-        found = stored_extras(file)
-    return found.get("seen", np.empty(0, np.int64)), found.get("directions")
 
 
 def within(number, low, high, kind=(int, float)):
@@ -3997,27 +3968,20 @@ class CatDogClassifier:
         self.console.say("Ctrl-C stops and keeps the best so far.")
 
     def _judge(self):
-        """Calibrate the best epoch, and score it on the validation photos and on test photos if there are any."""
+        """Calibrate the best epoch on the validation photos; score it on them, and on test photos if there are any."""
         parts = {"validation": self.validation} | ({"test": self.test} if self.test else {})
-        shares = {part: self._shares(photos) for part, (photos, _) in parts.items()}
+        raw = {part: self._shares(photos) for part, (photos, _) in parts.items()}
         labels = {part: truth for part, (_, truth) in parts.items()}
-        self.summary["calibration"] = self._calibrate(shares, labels)
-        for part in parts:
-            self.summary[part] = score(cooled(shares[part], self.temperature), labels[part])
-
-    def _calibrate(self, shares, labels):
-        """Fit the temperature on the validation photos, and what is familiar; how far confidences agree then.
-
-        `shares` and `labels` are those of "validation" and, where there are such photos, "test". A dict: `temperature`,
-        `photos`, those it was judged on, and `before` and `after`, see `reliability`.
-        """
-        part = "test" if "test" in shares else "validation"
-        self.temperature = fit_temperature(shares["validation"], labels["validation"])
-        self.certainty = certainty_of(cooled(shares["validation"], self.temperature), labels["validation"])
+        self.temperature = fit_temperature(raw["validation"], labels["validation"])
+        shares = {part: cooled(found, self.temperature) for part, found in raw.items()}
+        self.certainty = certainty_of(shares["validation"], labels["validation"])
         self._know_own_kind()
-        after = reliability(cooled(shares[part], self.temperature), labels[part])
-        return {"temperature": round(self.temperature, 4), "photos": part,
-                "before": reliability(shares[part], labels[part]), "after": after}
+        for part in parts:
+            self.summary[part] = score(shares[part], labels[part])
+        part = "test" if self.test else "validation"  # the calibration is judged on photos that it was not fitted on
+        self.summary["calibration"] = {
+            "temperature": round(self.temperature, 4), "photos": part,
+            "before": reliability(raw[part], labels[part]), "after": reliability(shares[part], labels[part])}
 
     def _know_own_kind(self, most=1000):
         """Find what is familiar in the training photos, and how strange validation photos may be."""
@@ -4113,11 +4077,13 @@ class CatDogClassifier:
         self._check_rung(about, path)
         rung = self.rung if RUNGS[self.rung].after == about["rung"] else about["rung"]
         model = build_model(rung, self.settings, self.answering_policy, len(about["classes"]), about["base"])
-        facts = {**unpack_weights(path, model), **(stranger if about is stranger else {})}
+        facts, extras = unpack_weights(path, model)
+        facts |= stranger if about is stranger else {}
         if (rung, about["base"]) != (self.rung, self.base):
             self._be(rung, about["base"] or self.base)
         self._take(model, facts)
-        self._as_loaded, (self.seen, self.directions) = model.optimizer, extras_of(path)
+        self._as_loaded, self.directions = model.optimizer, extras.get("directions")
+        self.seen = extras.get("seen", self.seen)
         self._know(facts)
         seeing = described(model) if self.directions is not None else None
         if seeing is None or self.directions.shape[1] != seeing.output_shape[1]:
@@ -4168,7 +4134,7 @@ class CatDogClassifier:
     def answer(self):
         """What answers: a function from uint8 photos (N, size, size, 3) to the probabilities of the classes, (N, K).
 
-        That is `forward` with the net; but for weights in a file, LiteRT where it is installed: it starts at once.
+        The net itself; but for weights in a file, LiteRT where it is installed: it starts at once.
         Raises WeightsError.
         """
         if self.model is None and self.answering_policy == "float32" and find_spec("ai_edge_litert"):
@@ -4807,12 +4773,7 @@ def check_report(path):
         raise WriteError(f"{path} is there already, and no report", "Name another --report")
     if not Path(path).absolute().parent.is_dir():
         raise WriteError(f"{path} cannot be written: there is no such folder", "Name another --report")
-    try:
-        part = temporary(Path(os.path.realpath(path)))
-        part.touch()
-        part.unlink()
-    except OSError as error:
-        raise WriteError(f"{path} cannot be written: {reason(error)}", "Name another --report") from None
+    check_writable(path, "--report", ())
 
 
 def save_report(path, page, console):

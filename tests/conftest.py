@@ -30,6 +30,11 @@ def both(second):
     return np.stack([1 - np.asarray(second), second], axis=1)
 
 
+def forward(model, photos):
+    """The probabilities of all classes for uint8 photos (N, size, size, 3), as a net in memory gives them: float64 (N, K)."""
+    return program.shares_of(program.outputs(model, photos))
+
+
 def make_dataset(folder, counts, seed=0, relabel=None):
     """DATASET/{split}/{cat,dog}/N.png of tinted photos; `relabel(label, number)` may put one into the other folder."""
     rng = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier, DatasetError, Prediction, UsageError
-from conftest import make_dataset, python, quick, tint
+from conftest import forward, make_dataset, python, quick, tint
 
 
 def test_importing_the_module_imports_neither_tensorflow_nor_matplotlib():
@@ -638,7 +638,7 @@ def test_the_trained_weights_answer_after_each_training(dataset, tmp_path, monke
         classifier.model.set_weights([weight * 0.9 for weight in classifier.model.get_weights()])
         twin = program.build_model("default", classifier.settings)
         twin.set_weights(classifier.model.get_weights())
-        expected = program.cooled(program.forward(twin, [program.read_photo(photo, 150)]), classifier.temperature)[:, 1]
+        expected = program.cooled(forward(twin, [program.read_photo(photo, 150)]), classifier.temperature)[:, 1]
         assert second(classifier.predict(photo)) == pytest.approx(expected, abs=1e-6)
     assert iterations == 6  # of both trainings: the optimizer kept its memory
 

@@ -18,7 +18,7 @@ import pytest
 
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier
-from conftest import REPO, both, make_dataset, python, quick
+from conftest import REPO, both, forward, make_dataset, python, quick
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
@@ -639,7 +639,7 @@ def test_the_loss_of_unequal_classes_is_the_mean_of_both_classes(tmp_path):
     classifier = quick(tmp_path, epochs=1, dataset=str(data), precision="float32")
     history = classifier.train().history
     photos, labels = classifier.validation
-    answers = program.forward(classifier.model, photos)
+    answers = forward(classifier.model, photos)
     each = -np.log(answers[np.arange(len(photos)), labels[:, 0].astype(int)])
     expected = (each[labels[:, 0] == 0].mean() + each[labels[:, 0] == 1].mean()) / 2
     assert history["val_loss"][0] == pytest.approx(expected, rel=1e-4)

@@ -12,7 +12,7 @@ from PIL import Image
 
 import CatDogClassifier as program
 from CatDogClassifier import BASES, RUNGS, CatDogClassifier, Settings, UsageError, WeightsError, build_model
-from conftest import make_dataset
+from conftest import forward, make_dataset
 from measure_ladder import draw_set
 
 SMALL = "mobilenet-0.25"  # the base that tests are quick with
@@ -133,7 +133,7 @@ def test_a_saved_net_loads_whatever_trained_then_and_trains_now(rung, tmp_path):
     facts = {"rung": rung, "base": SMALL, "classes": ["a", "b", "c"], "versions": {"keras": "3"}}
     side = program.side_of(rung, SMALL)
     photos = np.random.default_rng(1).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
-    expected, untrained = program.forward(model, photos), other.get_weights()
+    expected, untrained = forward(model, photos), other.get_weights()
     assert expected.sum(axis=1) == pytest.approx([1, 1])
     for everything in (True, False):
         thaw(model, everything)
@@ -151,7 +151,7 @@ def test_a_saved_net_loads_whatever_trained_then_and_trains_now(rung, tmp_path):
     classifier.load_weights()
     assert (classifier.rung, classifier.classes, classifier.size) == (rung, ("a", "b", "c"), side)
     assert classifier.seen.tolist() == [0, 1, 2, 3, 4]
-    assert program.forward(classifier.predictor, photos) == pytest.approx(expected, abs=1e-6)
+    assert forward(classifier.predictor, photos) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["vgg16", SMALL, "mobilenet_v2-0.35", "resnet50", "efficientnet_v2_b0"])
@@ -411,7 +411,7 @@ def test_files_of_others_load_into_the_rung_that_they_are_of(tmp_path, run, data
     model.save(tmp_path / "theirs.h5", include_optimizer=False)
     photo = dataset / "test/cat/cat.0.png"
     _, out, _ = run("--model", "baseline", "--weights", tmp_path / "theirs.h5", "-f", photo, "--json")
-    expected = program.forward(model, [program.read_photo(photo, 150)])[0]
+    expected = forward(model, [program.read_photo(photo, 150)])[0]
     assert list(json.loads(out)["probabilities"].values()) == pytest.approx(expected, abs=1e-5)
     assert run("--weights", tmp_path / "theirs.h5", "-f", photo)[0] == 1  # of the default rung they are not
 
@@ -623,7 +623,7 @@ def test_keras_own_normalisation_answers_with_what_the_fused_one_learned(tmp_pat
     theirs = build_model("residual", Settings())
     theirs.load_weights(path)
     photos = np.random.default_rng(1).integers(0, 256, (2, 160, 160, 3), dtype=np.uint8)
-    assert program.forward(theirs, photos) == pytest.approx(program.forward(model, photos), abs=1e-6)
+    assert forward(theirs, photos) == pytest.approx(forward(model, photos), abs=1e-6)
 
 
 @pytest.mark.parametrize(("settings", "count", "drawings", "epochs"), [

@@ -375,7 +375,7 @@ def test_every_flipped_bit_is_harmless_or_noticed(tmp_path, trained, weights):
         flipped[place] ^= 1 << rng.integers(8)
         path.write_bytes(flipped)
         try:
-            facts = program.unpack_weights(path, model)
+            facts, _ = program.unpack_weights(path, model)
         except WeightsError:
             outcomes["refused"] += 1
         else:

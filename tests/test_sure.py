@@ -14,7 +14,7 @@ from PIL import Image
 
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier, certainty_of, cooled, fit_temperature, reliability, threshold_of
-from conftest import both, make_dataset, quick, tint
+from conftest import both, forward, make_dataset, quick, tint
 from test_inside import by_hand
 from test_ladder import net
 
@@ -230,7 +230,7 @@ def test_strange_is_what_points_in_no_familiar_direction():
     assert np.abs(directions[:1]) == pytest.approx(np.float32([[1, 0]]), abs=1e-6)
     found = program.outputs(program.watchful(model, directions[:1]), np.stack(photos))
     assert found[:, 1] == pytest.approx([0, 0, 1, 1 - 0.6], abs=1e-5)
-    assert found[:, 0] == pytest.approx(program.forward(model, np.stack(photos))[:, 1], abs=1e-6)
+    assert found[:, 0] == pytest.approx(forward(model, np.stack(photos))[:, 1], abs=1e-6)
 
 
 def test_a_base_is_described_by_its_last_maps_and_a_net_without_convolutions_not_at_all():
@@ -487,7 +487,7 @@ def test_a_training_that_is_stopped_knows_nothing_of_its_doubts(dataset, tmp_pat
     classifier.train()
     facts = program.facts_of(tmp_path / "net.h5")
     assert (facts["temperature"], facts["certainty"], facts["strange"]) == (1.0, [], 2.0)
-    assert program.extras_of(tmp_path / "net.h5")[1] is None
+    assert "directions" not in program.unpack_weights(tmp_path / "net.h5", classifier.model)[1]
 
 
 def test_curves_do_not_replace_files_of_others(dataset, tmp_path):

@@ -8,14 +8,14 @@ import h5py
 import numpy as np
 import pytest
 
-import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier, WeightsError, WriteError, write_whole
+from conftest import forward
 
 PHOTOS = np.random.default_rng(9).integers(0, 256, (3, 150, 150, 3), dtype=np.uint8)
 
 
 def answers(classifier):
-    return program.forward(classifier.predictor, PHOTOS)[:, 1]
+    return forward(classifier.predictor, PHOTOS)[:, 1]
 
 
 def loaded(path):

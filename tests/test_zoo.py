@@ -7,7 +7,7 @@ import pytest
 
 import CatDogClassifier as program
 from CatDogClassifier import Settings, build_model, describe_gpu
-from conftest import python
+from conftest import forward, python
 
 # Layer, output shape without the batch, parameters: the summary that the tutorial prints.
 TUTORIAL = [
@@ -75,7 +75,7 @@ def test_every_precision_has_float32_weights_and_a_float32_answer(policy, model)
     assert keras.config.dtype_policy().name == "float32"  # the setting of the process is as it was
     net.set_weights(model.get_weights())
     photos = np.random.default_rng(0).integers(0, 256, (2, 150, 150, 3), dtype=np.uint8)
-    assert program.forward(net, photos) == pytest.approx(program.forward(model, photos), abs=0.01)
+    assert forward(net, photos) == pytest.approx(forward(model, photos), abs=0.01)
 
 
 @pytest.mark.parametrize(
