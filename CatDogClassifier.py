@@ -143,7 +143,7 @@ SHARP = (0.7, 0.2, 0.1)  # the shares of photos of which it leaves all detail, h
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}  # name -> Keras policy
 RECIPE = ("recipe", "steps", "batch_size", "optimizer", "learning_rate", "augment", "precision", "seed")  # of an epoch
 RECIPES = ("best", "tutorial")
-SHOWN, MOST_EPOCHS = 400_000, 100  # photos that "best" shows a net in all, unless that takes more epochs
+SHOWN, MOST_EPOCHS = 800_000, 100  # photos that "best" shows a net in all, unless that takes more epochs
 OPTIMIZERS = ("rmsprop", "adam", "adamw", "muon", "sgd")
 SURE = 0.95  # the probability below which a second look pays
 CLOSER = 0.8  # of each side of a photo: what it is at, where whole photos show things smaller than training did
@@ -171,7 +171,7 @@ class Settings:
     base: str = option("vgg16", "pretrained base of the rungs that have one", metavar="NAME")
     base_weights: str = option("imagenet", "its weights: imagenet (downloaded once), none, or a file", metavar="FILE")
     recipe: str = option("best", "how to train: what measured best, or as the tutorial does", choices=RECIPES)
-    epochs: int = option(30, "at most so many passes over the training photos; best: up to 100 where they are few",
+    epochs: int = option(30, "at most so many passes over the training photos; best: 30 to 100, the fewer photos the more",
                          type=int, metavar="N")
     steps: int = option(0, "training steps in an epoch; 0: one pass over the photos", type=int, metavar="N")
     batch_size: int = option(32, "photos per training step", type=int, metavar="N")

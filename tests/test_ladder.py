@@ -627,9 +627,9 @@ def test_keras_own_normalisation_answers_with_what_the_fused_one_learned(tmp_pat
 
 
 @pytest.mark.parametrize(("settings", "count", "drawings", "epochs"), [
-    ({}, 2_000, False, 100), ({}, 8_000, False, 50), ({}, 14_000, False, 30), ({"epochs": 7}, 2_000, False, 7),
+    ({}, 2_000, False, 100), ({}, 8_000, False, 100), ({}, 16_000, False, 50), ({}, 27_000, False, 30), ({"epochs": 7}, 2_000, False, 7),
     ({}, 300, True, 30), ({"recipe": "tutorial"}, 2_000, False, 30), ({"augment": False}, 2_000, False, 30),
-    ({"steps": 200}, 50, False, 63), ({"model": "happy"}, 600, False, 40), ({"model": "features"}, 2_000, False, 30)])
+    ({"steps": 500}, 50, False, 50), ({"model": "happy"}, 600, False, 40), ({"model": "features"}, 2_000, False, 30)])
 def test_fewer_photos_are_seen_more_often(settings, count, drawings, epochs):
     classifier = CatDogClassifier(**settings)
     classifier.drawings = drawings
@@ -639,11 +639,11 @@ def test_fewer_photos_are_seen_more_often(settings, count, drawings, epochs):
 
 def test_the_epochs_follow_the_photos_of_each_training():
     classifier, epochs = CatDogClassifier(), []
-    for count, drawings in ((2_000, False), (14_000, False), (2_000, False), (2_000, True)):
+    for count, drawings in ((2_000, False), (16_000, False), (2_000, False), (2_000, True)):
         classifier.drawings = drawings
         classifier._set_epochs(count)
         epochs.append(classifier.settings.epochs)
-    assert epochs == [100, 30, 100, 30]
+    assert epochs == [100, 50, 100, 30]
 
 
 def test_the_best_recipe_shows_residual_smaller_photos_than_it_answers(monkeypatch):
