@@ -171,7 +171,7 @@ class Settings:
     base: str = option("vgg16", "pretrained base of the rungs that have one", metavar="NAME")
     base_weights: str = option("imagenet", "its weights: imagenet (downloaded once), none, or a file", metavar="FILE")
     recipe: str = option("best", "how to train: what measured best, or as the tutorial does", choices=RECIPES)
-    epochs: int = option(30, "at most so many passes over the training photos; best: 30 to 100, the fewer photos the more",
+    epochs: int = option(30, "at most so many passes over the training photos; best: 30 to 100, more if they are few",
                          type=int, metavar="N")
     steps: int = option(0, "training steps in an epoch; 0: one pass over the photos", type=int, metavar="N")
     batch_size: int = option(32, "photos per training step", type=int, metavar="N")
