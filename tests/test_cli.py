@@ -234,8 +234,8 @@ def test_training_prints_the_summary_on_stdout_and_the_epochs_on_stderr(run, dat
     common = ["--dataset", dataset, "--weights", tmp_path / "猫.h5", "--epochs", "2", "--optimizer", "adam"]
     code, out, err = run(*common)
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()[:6]] == [
-        "best", "validation", "test", "confidence", "time", "on"]
+    assert [line.split()[0] for line in out.splitlines()[:7]] == [
+        "best", "validation", "test", "confidence", "neither", "time", "on"]
     assert "CPU" in out or "GPU" in out
     assert [line.split()[1] for line in err.splitlines() if line.startswith("epoch")] == ["1/2", "2/2"]
     assert "\r" not in err
