@@ -1215,7 +1215,7 @@ def plan_dataset(sources, digests, split):
     for name, photos in sources.items():
         if not shares and sum(split) > len(photos):
             found = f"photos of {name}, but there are {len(photos)}, such as {photos[0]}"
-            raise DatasetError(f"--split needs {sum(split)} {found}", "Leave it out for shares of them")
+            raise DatasetError(f"--split needs {sum(split)} {found}", "Without --split it takes shares")
     counts = {name: sum(not isinstance(digest, PhotoError) for _, digest in digests[name]) if shares else len(photos)
               for name, photos in sources.items()}
     digests = {name: iter(pairs) for name, pairs in digests.items()}
@@ -2262,9 +2262,10 @@ def compile_for(model, settings):
     if isinstance(optimizer, keras.optimizers.AdamW):
         optimizer.weight_decay = WEIGHT_DECAY
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    two, metrics = model.output_shape[-1] == 1, keras.metrics
+    two = model.output_shape[-1] == 1
     loss = "binary_crossentropy" if two else "categorical_crossentropy"
-    accuracy = (metrics.BinaryAccuracy if two else metrics.CategoricalAccuracy)("acc")  # see `Training.run`
+    # Not by its name: then its variables would come to be in the first step, see `Training.run`.
+    accuracy = keras.metrics.BinaryAccuracy("acc") if two else keras.metrics.CategoricalAccuracy("acc")
     # XLA makes these nets slower on a CPU and takes its time to compile them.
     model.compile(optimizer, loss=loss, metrics=[accuracy], jit_compile=False)
     return model
@@ -3978,7 +3979,7 @@ class CatDogClassifier:
         self._know_own_kind()
         for part in parts:
             self.summary[part] = score(shares[part], labels[part])
-        part = "test" if self.test else "validation"  # the calibration is judged on photos that it was not fitted on
+        part = "test" if self.test else "validation"  # where there are any, on photos that it was not fitted on
         self.summary["calibration"] = {
             "temperature": round(self.temperature, 4), "photos": part,
             "before": reliability(raw[part], labels[part]), "after": reliability(shares[part], labels[part])}

@@ -168,7 +168,6 @@ def test_the_learning_rate_follows_the_recipe(recipe, expected, dataset, tmp_pat
 
 
 def test_training_is_compiled_once(dataset, tmp_path, monkeypatch):
-    """It takes seconds: a tenth of a short training."""
     import keras
 
     traced, steps = [], {name: getattr(keras.Model, name) for name in ("train_step", "test_step")}
