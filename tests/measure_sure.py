@@ -8,6 +8,7 @@ each; and with --originals DIR the upper left corners of those photos, a fifth o
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ sys.path.insert(0, str(PROGRAM.parent))
 import CatDogClassifier as program  # noqa: E402
 
 SIDE = 224
+TEST = 7500  # the first number of the photos that test the net in the box
 
 
 def cloud(rng, grains, weights):
@@ -95,7 +97,51 @@ def share(count, total):
     return f"{100 * count / total:.2f} % ({count} of {total}; 95 % interval {100 * low:.2f} to {100 * high:.2f})"
 
 
-def main():
+def tell_of_pets(pets, flags, unsure, rng):
+    """Prints how often the answers for labelled photos are right, how far off the confidences are, and what is left out."""
+    rows = answers(pets, *flags)
+    right = np.array([Path(row["path"]).name.startswith(row["label"]) for row in rows])
+    sure, verdicts = np.array([row["confidence"] for row in rows]), np.array([row["verdict"] for row in rows])
+    draws = [error_of(sure[some], right[some]) for some in (rng.integers(0, len(rows), len(rows)) for _ in range(1000))]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    print(f"right: {share(int(right.sum()), len(rows))}")
+    print(f"expected calibration error, 15 bins: {100 * error_of(sure, right):.2f} % (bootstrap {100 * low:.2f} to {100 * high:.2f})")
+    given = (verdicts != "unsure") & (verdicts != "neither")
+    print(f"--unsure {unsure}: wrong of the answers given {share(int((~right[given]).sum()), int(given.sum()))}, "
+          f"unsure {share(int((verdicts == 'unsure').sum()), len(rows))}")
+    print(f"neither of the pets: {share(int((verdicts == 'neither').sum()), len(rows))}")
+
+
+def draw_others(work, originals, rng):
+    """A folder of each kind of pictures that show no pet."""
+    for kind, draw in KINDS.items():
+        (folder := work / kind).mkdir()
+        for number in range(100):
+            Image.fromarray(np.asarray(draw(rng)).clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+        yield folder
+    if originals:
+        (folder := work / "corners").mkdir()
+        for path in originals.iterdir():
+            with Image.open(path) as image:
+                image.crop((0, 0, image.width // 5, image.height // 5)).convert("RGB").save(folder / f"{path.stem}.png")
+        yield folder
+
+
+def measure(photos, weights, numbers, originals=None, unsure=0.02):
+    """Prints all figures for a net, on the photos with these numbers of both classes."""
+    rng, flags = np.random.default_rng(0), ["--weights", weights, "--unsure", unsure]
+    with tempfile.TemporaryDirectory() as work:
+        pets = Path(work, "pets")
+        pets.mkdir()
+        for number, label in itertools.product(numbers, ("cat", "dog")):
+            (pets / f"{label}.{number}.jpg").symlink_to((photos / f"{label}.{number}.jpg").resolve())
+        tell_of_pets(pets, flags, unsure, rng)
+        for folder in draw_others(Path(work), originals, rng):
+            found = [row["verdict"] == "neither" for row in answers(folder, *flags)]
+            print(f"neither of {folder.name}: {share(sum(found), len(found))}", flush=True)
+
+
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("weights", type=Path)
@@ -103,37 +149,10 @@ def main():
     parser.add_argument("--from", type=int, default=1500, dest="first")
     parser.add_argument("--to", type=int, default=4999, dest="last")
     parser.add_argument("--unsure", type=float, default=0.02)
-    chosen = parser.parse_args()
-    rng, flags = np.random.default_rng(0), ["--weights", chosen.weights, "--unsure", chosen.unsure]
-    with tempfile.TemporaryDirectory() as work:
-        pets = Path(work, "pets")
-        pets.mkdir()
-        for number in range(chosen.first, chosen.last + 1):
-            for label in ("cat", "dog"):
-                (pets / f"{label}.{number}.jpg").symlink_to((chosen.photos / f"{label}.{number}.jpg").resolve())
-        rows = answers(pets, *flags)
-        right = np.array([Path(row["path"]).name.startswith(row["label"]) for row in rows])
-        sure, verdicts = np.array([row["confidence"] for row in rows]), np.array([row["verdict"] for row in rows])
-        draws = [error_of(sure[some], right[some]) for some in (rng.integers(0, len(rows), len(rows)) for _ in range(1000))]
-        low, high = np.quantile(draws, [0.025, 0.975])
-        print(f"right: {share(int(right.sum()), len(rows))}")
-        print(f"expected calibration error, 15 bins: {100 * error_of(sure, right):.2f} % (bootstrap {100 * low:.2f} to {100 * high:.2f})")
-        given = (verdicts != "unsure") & (verdicts != "neither")
-        print(f"--unsure {chosen.unsure}: wrong of the answers given {share(int((~right[given]).sum()), int(given.sum()))}, "
-              f"unsure {share(int((verdicts == 'unsure').sum()), len(rows))}")
-        print(f"neither of the pets: {share(int((verdicts == 'neither').sum()), len(rows))}")
-        for kind, draw in KINDS.items():
-            (folder := Path(work, kind)).mkdir()
-            for number in range(100):
-                Image.fromarray(np.asarray(draw(rng)).clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
-        if chosen.originals:
-            (folder := Path(work, "corners")).mkdir()
-            for path in chosen.originals.iterdir():
-                with Image.open(path) as image:
-                    image.crop((0, 0, image.width // 5, image.height // 5)).convert("RGB").save(folder / f"{path.stem}.png")
-        for kind in [*KINDS, *(["corners"] if chosen.originals else [])]:
-            found = [row["verdict"] == "neither" for row in answers(Path(work, kind), *flags)]
-            print(f"neither of {kind}: {share(sum(found), len(found))}", flush=True)
+    chosen = parser.parse_args(arguments)
+    if chosen.last >= TEST:
+        parser.error(f"--to: the photos from {TEST} on are read by train_box.py --score alone, which logs it")
+    measure(chosen.photos, chosen.weights, range(chosen.first, chosen.last + 1), chosen.originals, chosen.unsure)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import CatDogClassifier as program
+import measure_sure
 import train_box
 from CatDogClassifier import CatDogClassifier
 from conftest import quick, tint
@@ -114,6 +115,12 @@ def test_what_trains_the_box_never_shows_it_a_test_photo_nor_an_original(tmp_pat
     assert {part for part, _, _ in copied} == {"train", "validation"}
     assert {int(name[:-4]) for part, _, name in copied if part == "train"} == parts["train"]
     assert len(copied) == 2 * (6900 + 500)
+
+
+def test_the_test_photos_are_read_by_nothing_but_what_logs_it(capsys):
+    with pytest.raises(SystemExit):
+        measure_sure.main(["photos", "net.h5", "--to", "7500"])
+    assert "the photos from 7500 on are read by train_box.py --score alone" in capsys.readouterr().err
 
 
 def test_a_folder_of_trainings_takes_none_with_other_flags(tmp_path):

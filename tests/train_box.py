@@ -5,8 +5,8 @@
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Of each class the numbers below 7000 train, but for 4001-4100,
 which ORIGINALS has at their own sizes; 7000-7499 validate; 7500-7999 test. Stopped, the same command goes on; what is
 finished in DIR is not trained again, and DIR takes no training with other flags. The test photos are read with --score
-only, and TEST_LOG says when that was; then DIR/seedN.html shows the mistakes, and measure_sure.py tells how far the
-first of the nets knows its doubts. DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be
+only, and TEST_LOG says when that was; then DIR/seedN.html shows the mistakes, and what measure_sure.py prints tells how far
+the first of the nets knows its doubts. DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be
 put beside the program as CatDogClassifier_pretrained.h5.
 """
 
@@ -25,6 +25,7 @@ from PIL import Image, ImageFilter, ImageOps
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 import CatDogClassifier as program  # noqa: E402
+import measure_sure  # noqa: E402
 
 PROGRAM = REPO / "CatDogClassifier.py"
 BEST = ("--model", "residual", "--epochs", "50")  # what has measured best; flags of the command line come after it
@@ -43,7 +44,7 @@ CHANGES = {  # what photos from elsewhere may be like: name -> (Image, 200 pixel
     "turned by 90 degrees": (lambda photo: photo.rotate(90), 90),
     "with bars, 9:16": (lambda photo: ImageOps.pad(photo, (200, 356)), 90),  # as on the screen of a telephone
 }
-SPLITS = {"train": [*range(4001), *range(4101, 7000)], "validation": range(7000, 7500), "test": range(7500, 8000)}
+SPLITS = {"train": [*range(4001), *range(4101, 7000)], "validation": range(7000, 7500), "test": range(measure_sure.TEST, 8000)}
 
 
 def call(*arguments):
@@ -174,8 +175,7 @@ def main():
         copy_photos(chosen.photos, chosen.work / "test", ["test"])
         shares = [100 * score(chosen.work, weights) for weights in nets]
         print(f"test: mean {statistics.mean(shares):.2f} % of {len(shares)} seeds", flush=True)
-        test = ["--from", SPLITS["test"][0], "--to", SPLITS["test"][-1], *(["--originals", chosen.originals] if chosen.originals else [])]
-        subprocess.run(list(map(str, [sys.executable, REPO / "tests" / "measure_sure.py", chosen.photos, nets[0], *test])), check=True)
+        measure_sure.measure(chosen.photos, nets[0], SPLITS["test"], chosen.originals)
 
 
 if __name__ == "__main__":
