@@ -1,6 +1,6 @@
 """Measure the dataset doctor, --check, on real photos with planted faults; prints the figures that the README quotes.
 
-    python tests/measure_check.py PHOTOS [--weights FILE] [--first 7000] [--large 25000] [--work DIR]
+    python tests/measure_check.py PHOTOS [--weights FILE] [--first 5000] [--large 25000] [--work DIR]
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Into 2,000 of them, 1,000 of each class from --first on, go 50
 faults of each kind: exact copies, copies at half the size in JPEG quality 40, broken files; all in other splits than the
@@ -140,7 +140,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--first", type=int, default=7000)
+    parser.add_argument("--first", type=int, default=5000)
     parser.add_argument("--large", type=int, default=25_000)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "catdog-check"))
     chosen = parser.parse_args()

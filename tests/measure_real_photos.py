@@ -10,6 +10,7 @@ same command goes on; what was trained with the same flags and is in DIR is not 
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -78,4 +79,5 @@ def main():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the training stops as well
     main()

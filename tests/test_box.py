@@ -110,11 +110,27 @@ def test_what_trains_the_box_never_shows_it_a_test_photo_nor_an_original(tmp_pat
     for label in ("cat", "dog"):
         for number in range(8000):
             (photos / f"{label}.{number}.jpg").touch()
-    train_box.copy_photos(photos, tmp_path / "copied", ["train", "validation"])
-    copied = [path.relative_to(tmp_path / "copied").parts for path in (tmp_path / "copied").rglob("*.jpg")]
-    assert {part for part, _, _ in copied} == {"train", "validation"}
-    assert {int(name[:-4]) for part, _, name in copied if part == "train"} == parts["train"]
-    assert len(copied) == 2 * (6900 + 500)
+    train_box.link_photos(photos, tmp_path / "linked", ["train", "validation"])
+    linked = [path.relative_to(tmp_path / "linked").parts for path in (tmp_path / "linked").rglob("*.jpg")]
+    assert {part for part, _, _ in linked} == {"train", "validation"}
+    assert {int(name[:-4]) for part, _, name in linked if part == "train"} == parts["train"]
+    assert len(linked) == 2 * (6900 + 500)
+    others = photos.rename(tmp_path / "others")  # links follow the photos that are named last
+    train_box.link_photos(others, tmp_path / "linked", ["validation"])
+    assert (tmp_path / "linked" / "validation" / "dog" / "7000.jpg").resolve() == others / "dog.7000.jpg"
+    (others / "cat.7499.jpg").unlink()
+    with pytest.raises(SystemExit, match="cat.7499.jpg is missing. PHOTOS must hold cat.0.jpg to cat.7999.jpg"):
+        train_box.link_photos(others, tmp_path / "linked", ["validation"])
+
+
+def test_photos_in_the_folder_of_trainings_are_never_replaced_by_links(tmp_path):
+    mine = tmp_path / "photos" / "train" / "cat" / "0.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    (tmp_path / "cat.0.jpg").touch()
+    with pytest.raises(FileExistsError):
+        train_box.link_photos(tmp_path, tmp_path / "photos", ["train"])
+    assert mine.read_bytes() == b"mine"
 
 
 def test_the_test_photos_are_read_by_nothing_but_what_logs_it(capsys):
@@ -124,10 +140,21 @@ def test_the_test_photos_are_read_by_nothing_but_what_logs_it(capsys):
 
 
 def test_a_folder_of_trainings_takes_none_with_other_flags(tmp_path):
-    (tmp_path / "seed0.json").write_text('{"flags": ["--model", "residual", "--epochs", "1"], "commit": "abc"}')
-    with pytest.raises(SystemExit, match="with --model residual --epochs 1. Name another --work"):
-        train_box.train(tmp_path, 0, [])
-    assert [path.name for path in tmp_path.iterdir()] == ["seed0.json"]
+    photos = tmp_path / "photos"
+    weights = train_box.begin(tmp_path, 0, ["--modle", "happy"], photos)
+    train_box.begin(tmp_path, 0, ["--model", "happy"], photos)  # of the mistyped one nothing has come
+    weights.with_suffix(".unfinished").touch()
+    train_box.begin(tmp_path, 0, ["--model", "happy"], photos)
+    for flags, others in ((["--epochs", "1"], photos), (["--model", "happy"], tmp_path / "others")):
+        with pytest.raises(SystemExit, match=f"a training on {photos} with .* --model happy. Name another --work"):
+            train_box.begin(tmp_path, 0, flags, others)
+
+
+def test_a_reading_of_the_test_photos_is_logged_before_it_begins(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_box, "TEST_LOG", tmp_path / "log")
+    monkeypatch.setattr(train_box, "call", lambda *arguments: pytest.fail((tmp_path / "log").read_text()))
+    with pytest.raises(pytest.fail.Exception, match=f"run {program.facts_of(weights)['run']}: begun"):
+        train_box.score(tmp_path, Path(weights))
 
 
 def test_the_box_says_what_it_was_trained_on_and_answers_as_before(weights, tmp_path):

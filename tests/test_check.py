@@ -388,7 +388,7 @@ def test_the_planted_faults_in_real_photos(real, tmp_path):
 
     import measure_check
 
-    paths = measure_check.untouched(real / "photos", 7000, tmp_path / "planted")
+    paths = measure_check.untouched(real / "photos", 5000, tmp_path / "planted")
     assert check(tmp_path / "planted").findings == []
     planted = measure_check.plant(paths, random.Random(1))
     groups = check(tmp_path / "planted").groups()

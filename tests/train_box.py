@@ -4,16 +4,17 @@
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Of each class the numbers below 7000 train, but for 4001-4100,
 which ORIGINALS has at their own sizes; 7000-7499 validate; 7500-7999 test. Stopped, the same command goes on; what is
-finished in DIR is not trained again, and DIR takes no training with other flags. The test photos are read with --score
-only, and TEST_LOG says when that was; then DIR/seedN.html shows the mistakes, and what measure_sure.py prints tells how far
-the first of the nets knows its doubts. DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be
-put beside the program as CatDogClassifier_pretrained.h5.
+finished in DIR is not trained again, and DIR takes no training with other flags or photos. Nets answer for the test
+photos with --score only, and TEST_LOG says when that was; then DIR/seedN.html shows the mistakes, and what
+measure_sure.py prints tells how far the first of the nets knows its doubts. DIR/seedN_box.h5, which says of itself how
+it was made and what it scored, can be put beside the program as CatDogClassifier_pretrained.h5.
 """
 
 import argparse
 import datetime
+import itertools
 import json
-import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -53,53 +54,62 @@ def call(*arguments):
     return subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def copy_photos(photos, folder, splits):
-    """FOLDER/SPLIT/CLASS/N.jpg for these splits; what is there is left."""
-    for split in splits:
-        for label in ("cat", "dog"):
-            (folder / split / label).mkdir(parents=True, exist_ok=True)
-            for number in SPLITS[split]:
-                target = folder / split / label / f"{number}.jpg"
-                if not target.exists():
-                    shutil.copyfile(photos / f"{label}.{number}.jpg", target)
+def link_photos(photos, folder, splits):
+    """FOLDER/SPLIT/CLASS/N.jpg for these splits, as links to the photos; exits where one is missing."""
+    for split, label in itertools.product(splits, ("cat", "dog")):
+        (folder / split / label).mkdir(parents=True, exist_ok=True)
+        for number in SPLITS[split]:
+            photo, link = photos.resolve() / f"{label}.{number}.jpg", folder / split / label / f"{number}.jpg"
+            if not photo.exists():
+                sys.exit(f"{photo} is missing. PHOTOS must hold cat.0.jpg to cat.7999.jpg, and so many dogs")
+            if link.is_symlink():
+                link.unlink()  # that of earlier, perhaps of other PHOTOS
+            link.symlink_to(photo)
 
 
-def train(work, seed, flags):
-    """One training, unless it is finished; prints and returns what became of it on the validation photos."""
-    weights = work / f"seed{seed}.h5"
-    begun = weights.with_suffix(".json")
-    if not begun.exists():
-        begun.write_text(json.dumps({"flags": [*BEST, *flags], "commit": commit()}))
-    if begun_with(weights)["flags"] != [*BEST, *flags]:
-        sys.exit(f"{weights} is or will be of a training with {' '.join(begun_with(weights)['flags'])}. Name another --work")
+def begin(work, seed, flags, photos):
+    """The weights file of a training, beside it how it is begun; exits where another is already under that name."""
+    weights, begun = work / f"seed{seed}.h5", {"flags": [*BEST, *flags], "photos": str(photos.resolve())}
+    if not weights.exists() and not weights.with_suffix(".unfinished").exists():
+        weights.with_suffix(".json").write_text(json.dumps({**begun, "commit": commit()}))
+    before = begun_with(weights)
+    if {**before, **begun} != before:
+        sys.exit(f"{weights} is of a training on {before.get('photos')} with {' '.join(before['flags'])}. Name another --work")
+    return weights
+
+
+def train(work, seed, weights):
+    """One training, unless it is finished; prints what became of it on the validation photos."""
     if program.facts_of(weights).get("summary", {}).get("ending", "interrupted") == "interrupted":
-        call("--dataset", work / "photos", "--weights", weights, "--seed", seed, "--json", *BEST, *flags)
+        flags = begun_with(weights)["flags"]
+        call(*flags, "--dataset", work / "photos", "--weights", weights, "--seed", seed, "--json")
     summary = program.facts_of(weights)["summary"]
-    with open(work / f"seed{seed}_history.csv") as file:
+    with open(work / f"{weights.stem}_history.csv") as file:
         names, *rows = (line.strip().split(",") for line in file)
     curve = [float(row[names.index("val_acc")]) for row in rows]
     print(f"seed {seed}: {summary['rung']}, {summary['parameters']:,} parameters, {summary['epochs']} epochs, "
           f"{summary['seconds'] / 60:.1f} minutes; validation {100 * summary['validation']['accuracy']:.2f} %, last epoch "
           f"{100 * curve[-1]:.2f}, best one {100 * max(curve):.2f}", flush=True)
-    return weights
+    if program.facts_of(box_of(weights)).get("run") != program.facts_of(weights)["run"]:
+        tell_of_itself(weights, {})
 
 
 def begun_with(weights):
-    """With which flags, and by which commit of the program, a training was begun."""
+    """With which flags, on which photos, and by which commit of the program, a training was begun."""
     return json.loads(weights.with_suffix(".json").read_text())
 
 
 def score(work, weights):
-    """The score on the test photos, entered in the log, and a page of the mistakes; returns the share right."""
-    page = weights.with_suffix(".html")
+    """The score on the test photos, entered in the log before and after, and a page of the mistakes; the share right."""
+    page, told = weights.with_suffix(".html"), f"{datetime.date.today()} commit {commit()} run {program.facts_of(weights)['run']}"
     page.unlink(missing_ok=True)
-    scores = json.loads(call("--evaluate", "--report", page, "--dataset", work / "test", "--weights", weights, "--json", "-q"))
-    with open(TEST_LOG, "a") as log:
-        told = f"{datetime.date.today()} commit {commit()} run {program.facts_of(weights)['run']}"
+    with open(TEST_LOG, "a") as log:  # a reading that fails is a reading too
+        print(f"{told}: begun", file=log, flush=True)
+        scores = json.loads(call("--evaluate", "--report", page, "--dataset", work / "test", "--weights", weights, "--json", "-q"))
         print(f"{told}: {scores['correct']} of {scores['total']}", file=log)
     low, high = (round(100 * bound, 2) for bound in scores["interval"])
     print(f"{weights.name}: test {100 * scores['accuracy']:.2f} % (95 % interval {low} to {high}), "
-          f"confusion {scores['confusion']}", flush=True)
+          f"confusion {scores['confusion']}; {scores['seen']} of them look like photos that it learned from", flush=True)
     tell_of_itself(weights, {"test": {"numbers": "7500-7999", **{name: scores[name] for name in ("correct", "total", "confusion")}}})
     return scores["accuracy"]
 
@@ -109,8 +119,13 @@ def commit():
     return subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=REPO, capture_output=True, text=True).stdout.strip()
 
 
+def box_of(weights):
+    """Where the same weights lie that say more of themselves."""
+    return weights.with_name(f"{weights.stem}_box.h5")
+
+
 def tell_of_itself(weights, more):
-    """Write SEED_box.h5: the same weights, which say more of themselves."""
+    """Write `box_of` the weights."""
     net = program.CatDogClassifier(weights=str(weights), quiet=True)
     net.load_weights()
     card = {"date": str(datetime.date.today()), "commit": begun_with(weights)["commit"],
@@ -118,7 +133,7 @@ def tell_of_itself(weights, more):
             "validation": "7000-7499", **more}
     facts = {**program.facts_of(weights), "card": card}
     packed = program.pack_weights(net.model, facts, net.seen, net.directions)
-    program.write_whole(weights.with_name(f"{weights.stem}_box.h5"), packed)
+    program.write_whole(box_of(weights), packed)
 
 
 def classify(photos, weights):
@@ -164,24 +179,31 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--score", action="store_true")
     chosen, flags = parser.parse_known_args()
-    copy_photos(chosen.photos, chosen.work / "photos", ["train", "validation"])
-    nets = [train(chosen.work, seed, flags) for seed in chosen.seeds]
-    for weights in nets:
-        tell_of_itself(weights, {})
+    originals = list(chosen.originals.glob("*.jpg")) if chosen.originals else []
+    if chosen.originals and not (originals and all((chosen.photos / path.name).exists() for path in originals)):
+        parser.error("ORIGINALS must hold some of the photos that PHOTOS holds, under the same names")
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    nets = [begin(chosen.work, seed, flags, chosen.photos) for seed in chosen.seeds]
+    link_photos(chosen.photos, chosen.work / "photos", ["train", "validation"])
+    for seed, weights in zip(chosen.seeds, nets, strict=True):
+        train(chosen.work, seed, weights)
     for weights in nets if chosen.originals else ():
         compare_shapes(chosen.work, chosen.originals, chosen.photos, weights)
         compare_changes(chosen.work, chosen.photos, weights)
     if chosen.score:
-        copy_photos(chosen.photos, chosen.work / "test", ["test"])
+        link_photos(chosen.photos, chosen.work / "test", ["test"])
         shares = [100 * score(chosen.work, weights) for weights in nets]
         print(f"test: mean {statistics.mean(shares):.2f} % of {len(shares)} seeds", flush=True)
         measure_sure.measure(chosen.photos, nets[0], SPLITS["test"], chosen.originals)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the training stops as well
     try:
         main()
     except subprocess.CalledProcessError as error:  # the program has said why
         sys.exit(error.returncode)
+    except OSError as error:
+        sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("Stopped: the same command goes on")
