@@ -93,6 +93,8 @@ def error_of(sure, right):
 
 def share(count, total):
     """A share with its 95 % interval."""
+    if not total:
+        return "none of none"
     low, high = program.wilson(count, total)
     return f"{100 * count / total:.2f} % ({count} of {total}; 95 % interval {100 * low:.2f} to {100 * high:.2f})"
 
