@@ -8,6 +8,7 @@ same command goes on; what was trained with the same flags and is in DIR is not 
 """
 
 import argparse
+import csv
 import json
 import os
 import signal
@@ -38,6 +39,13 @@ def weights_of(work, seed, flags):
     return work / f"seed{seed}{''.join(flags).replace(os.sep, '-')}.h5"
 
 
+def last_and_best(weights):
+    """In how many percent the last epoch of a training and the best one were right on the validation photos, looking once."""
+    with open(weights.with_name(f"{weights.stem}_history.csv")) as file:
+        curve = [100 * float(row["val_acc"]) for row in csv.DictReader(file)]
+    return f"last epoch {curve[-1]:.2f}, best one {max(curve):.2f}"
+
+
 def train(work, seed, flags):
     """One training, unless it is finished: its summary."""
     weights = weights_of(work, seed, flags)
@@ -47,7 +55,8 @@ def train(work, seed, flags):
     summary = json.loads(outcome.read_text())
     test, low_high = summary["test"], [round(100 * bound, 1) for bound in summary["test"]["interval"]]
     print(f"seed {seed}: test {100 * test['accuracy']:.1f} % {low_high}, best epoch {summary['best_epoch']} of "
-          f"{summary['epochs']}, {summary['seconds_per_epoch']} s an epoch, {summary['precision']}", flush=True)
+          f"{summary['epochs']}, {summary['seconds_per_epoch']} s an epoch, {summary['precision']}; validation, "
+          f"{last_and_best(weights)}", flush=True)
     return summary
 
 

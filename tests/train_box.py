@@ -27,6 +27,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 import CatDogClassifier as program  # noqa: E402
 import measure_sure  # noqa: E402
+from measure_real_photos import last_and_best  # noqa: E402
 
 PROGRAM = REPO / "CatDogClassifier.py"
 BEST = ("--model", "residual", "--epochs", "50")  # what has measured best; flags of the command line come after it
@@ -84,12 +85,9 @@ def train(work, seed, weights):
         flags = begun_with(weights)["flags"]
         call(*flags, "--dataset", work / "photos", "--weights", weights, "--seed", seed, "--json")
     summary = program.facts_of(weights)["summary"]
-    with open(work / f"{weights.stem}_history.csv") as file:
-        names, *rows = (line.strip().split(",") for line in file)
-    curve = [float(row[names.index("val_acc")]) for row in rows]
     print(f"seed {seed}: {summary['rung']}, {summary['parameters']:,} parameters, {summary['epochs']} epochs, "
-          f"{summary['seconds'] / 60:.1f} minutes; validation {100 * summary['validation']['accuracy']:.2f} %, last epoch "
-          f"{100 * curve[-1]:.2f}, best one {100 * max(curve):.2f}", flush=True)
+          f"{summary['seconds'] / 60:.1f} minutes; validation {100 * summary['validation']['accuracy']:.2f} %, "
+          f"{last_and_best(weights)}", flush=True)
     if program.facts_of(box_of(weights)).get("run") != program.facts_of(weights)["run"]:
         tell_of_itself(weights, {})
 
