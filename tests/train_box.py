@@ -12,6 +12,7 @@ it was made and what it scored, can be put beside the program as CatDogClassifie
 
 import argparse
 import datetime
+import functools
 import itertools
 import json
 import signal
@@ -112,6 +113,7 @@ def score(work, weights):
     return scores["accuracy"]
 
 
+@functools.cache  # the log itself is one of the files that change
 def commit():
     """That of the program; "-dirty" where it has been changed since."""
     return subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=REPO, capture_output=True, text=True).stdout.strip()
