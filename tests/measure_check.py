@@ -23,6 +23,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from measure_sure import TEST
+
 PROGRAM = Path(__file__).resolve().parent.parent / "CatDogClassifier.py"
 PLANTED, DRAWS = 50, 10
 NEXT = {"train": "validation", "validation": "test", "test": "train"}
@@ -136,14 +138,16 @@ def report_speed(photos, count, work):
         print(f"{part} photos: {seconds:.1f} s (the best of three), peak memory {peak:.0f} MB", flush=True)
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--first", type=int, default=5000)
     parser.add_argument("--large", type=int, default=25_000)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "catdog-check"))
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
+    if chosen.weights and chosen.first + 1000 > TEST:
+        parser.error(f"--first: nets answer for the photos from {TEST} on in train_box.py --score alone, which logs it")
     rng, folder = random.Random(0), chosen.work / "planted"
     report_planted(untouched(chosen.photos, chosen.first, folder), folder, rng)
     if chosen.weights:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import CatDogClassifier as program
+import measure_check
 import measure_sure
 import train_box
 from CatDogClassifier import CatDogClassifier
@@ -137,6 +138,9 @@ def test_the_test_photos_are_read_by_nothing_but_what_logs_it(capsys):
     with pytest.raises(SystemExit):
         measure_sure.main(["photos", "net.h5", "--to", "7500"])
     assert "the photos from 7500 on are read by train_box.py --score alone" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        measure_check.main(["photos", "--weights", "net.h5", "--first", "6501"])
+    assert "nets answer for the photos from 7500 on in train_box.py --score alone" in capsys.readouterr().err
 
 
 def test_a_folder_of_trainings_takes_none_with_other_flags(tmp_path):
@@ -157,7 +161,7 @@ def test_a_reading_of_the_test_photos_is_logged_before_it_begins(weights, tmp_pa
         train_box.score(tmp_path, Path(weights))
 
 
-def test_the_box_says_what_it_was_trained_on_and_answers_as_before(weights, tmp_path):
+def test_the_box_says_what_it_was_trained_on_and_answers_as_before(weights, tmp_path, capsys):
     shutil.copy(weights, tmp_path / "seed0.h5")
     (tmp_path / "seed0.json").write_text('{"flags": [], "commit": "abc"}')
     train_box.tell_of_itself(tmp_path / "seed0.h5", {"test": {"correct": 5, "total": 6}})
@@ -165,6 +169,10 @@ def test_the_box_says_what_it_was_trained_on_and_answers_as_before(weights, tmp_
     card = facts.pop("card")
     assert facts == program.facts_of(weights)
     assert (card["numbers"], card["test"]) == ("below 7000 but for 4001-4100", {"correct": 5, "total": 6})
+    (tmp_path / "seed0_history.csv").write_text("epoch,val_acc\n1,0.5\n2,0.75\n3,0.625\n")
+    train_box.train(tmp_path, 0, tmp_path / "seed0.h5")  # it is finished, and its score stays
+    assert capsys.readouterr().out.endswith("last epoch 62.50, best one 75.00\n")
+    assert program.facts_of(tmp_path / "seed0_box.h5")["card"] == card
     assert card["commit"] == "abc"  # of the training, whatever the program is now
     before, after = CatDogClassifier(weights=weights, quiet=True), CatDogClassifier(weights=str(tmp_path / "seed0_box.h5"), quiet=True)
     before.load_weights()

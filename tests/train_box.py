@@ -28,9 +28,8 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 import CatDogClassifier as program  # noqa: E402
 import measure_sure  # noqa: E402
-from measure_real_photos import last_and_best  # noqa: E402
+from measure_real_photos import call, last_and_best  # noqa: E402
 
-PROGRAM = REPO / "CatDogClassifier.py"
 BEST = ("--model", "residual", "--epochs", "50")  # what has measured best; flags of the command line come after it
 TEST_LOG = REPO / "tests" / "test_photos.log"
 CHANGES = {  # what photos from elsewhere may be like: name -> (Image, 200 pixels a side -> Image), quality of its JPEG
@@ -50,18 +49,13 @@ CHANGES = {  # what photos from elsewhere may be like: name -> (Image, 200 pixel
 SPLITS = {"train": [*range(4001), *range(4101, 7000)], "validation": range(7000, 7500), "test": range(measure_sure.TEST, 8000)}
 
 
-def call(*arguments):
-    """Run the program, its messages on stderr; its stdout."""
-    line = [sys.executable, str(PROGRAM), *map(str, arguments)]
-    return subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
 def link_photos(photos, folder, splits):
     """FOLDER/SPLIT/CLASS/N.jpg for these splits, as links to the photos; exits where one is missing."""
+    photos = photos.resolve()
     for split, label in itertools.product(splits, ("cat", "dog")):
         (folder / split / label).mkdir(parents=True, exist_ok=True)
         for number in SPLITS[split]:
-            photo, link = photos.resolve() / f"{label}.{number}.jpg", folder / split / label / f"{number}.jpg"
+            photo, link = photos / f"{label}.{number}.jpg", folder / split / label / f"{number}.jpg"
             if not photo.exists():
                 sys.exit(f"{photo} is missing. PHOTOS must hold cat.0.jpg to cat.7999.jpg, and so many dogs")
             if link.is_symlink():
@@ -75,7 +69,7 @@ def begin(work, seed, flags, photos):
     if not weights.exists() and not weights.with_suffix(".unfinished").exists():
         weights.with_suffix(".json").write_text(json.dumps({**begun, "commit": commit()}))
     before = begun_with(weights)
-    if {**before, **begun} != before:
+    if not begun.items() <= before.items():
         sys.exit(f"{weights} is of a training on {before.get('photos')} with {' '.join(before['flags'])}. Name another --work")
     return weights
 
@@ -89,7 +83,7 @@ def train(work, seed, weights):
     print(f"seed {seed}: {summary['rung']}, {summary['parameters']:,} parameters, {summary['epochs']} epochs, "
           f"{summary['seconds'] / 60:.1f} minutes; validation {100 * summary['validation']['accuracy']:.2f} %, "
           f"{last_and_best(weights)}", flush=True)
-    if program.facts_of(box_of(weights)).get("run") != program.facts_of(weights)["run"]:
+    if program.facts_of(box_of(weights)).get("run") != program.facts_of(weights)["run"]:  # or else it may tell its test score
         tell_of_itself(weights, {})
 
 
