@@ -1757,66 +1757,44 @@ def warp(photos, affines, side=None):
     """Apply one affine map to each photo, bilinear, edges repeated: (N, S, S, C) uint8 in, float32 0..1 out.
 
     The result has `side` pixels a side, a number or a tensor, by default S. Rows of eleven change the colours as well,
-    see `draw_crops`, c -> clip(factor * c + lift), and take their pixels from that level of a `mipmap`.
+    see `draw_crops`: c -> clip(factor * c + lift).
 
     In plain arithmetic, because XLA compiles that into one pass that is several times as fast as
     ImageProjectiveTransformV3, the operation made for it (`python tests/benchmark.py ... --only augment augment-op`).
     """
     import tensorflow as tf
 
-    size = photos.shape[1]
-    side, coloured = size if side is None else side, affines.shape[1] > 6
+    count, size, channels = tf.shape(photos)[0], photos.shape[1], photos.shape[-1]
+    side = size if side is None else side
     row = (tf.cast(tf.range(side), tf.float32) + 0.5) * tf.cast(size / side, tf.float32) - 0.5  # middles of its pixels
     xx, xy, x0, yx, yy, y0 = (affines[:, i, None, None] for i in range(6))
-    x, y = xx * row + xy * row[:, None] + x0, yx * row + yy * row[:, None] + y0
-    level = affines[:, 10] if coloured else tf.zeros_like(affines[:, 0])
-    pixels = sampled(mipmap(photos, len(SHARP) if coloured else 1), tf.cast(level, tf.int32), x, y) / 255.0
-    if not coloured:
-        return pixels
-    gains, lift = affines[:, None, None, 6:9], affines[:, None, None, 9:10]
-    return tf.clip_by_value(pixels * gains[..., : photos.shape[-1]] + lift, 0, 1)
-
-
-def sampled(levels, level, x, y):
-    """What photos are at x and y, both (N, H, W), in pixels: (N, H, W, C) in 0..255, bilinear, edges repeated.
-
-    Each is taken from its `level` (N,) of a `mipmap`.
-    """
-    import tensorflow as tf
-
-    pixels, starts, sizes = levels
-    start, size = (tf.gather(numbers, level)[:, None, None] for numbers in (starts, sizes))
-    last, scale = tf.cast(size, tf.float32) - 1, tf.pow(2.0, tf.cast(level, tf.float32))[:, None, None]
-    x, y = (tf.clip_by_value((place + 0.5) / scale - 0.5, 0, last) for place in (x, y))
-    left, top = tf.minimum(tf.floor(x), last - 1), tf.minimum(tf.floor(y), last - 1)
-    line = tf.cast(top, tf.int32) + size * tf.range(tf.shape(level)[0])[:, None, None]
-    first = start + tf.cast(left, tf.int32) + size * line  # the pixel left above it
+    x = tf.clip_by_value(xx * row + xy * row[:, None] + x0, 0, size - 1)
+    y = tf.clip_by_value(yx * row + yy * row[:, None] + y0, 0, size - 1)
+    left, top = tf.minimum(tf.floor(x), size - 2), tf.minimum(tf.floor(y), size - 2)
+    flat = tf.reshape(photos, (-1, channels))
+    first = tf.cast(left, tf.int32) + size * (tf.cast(top, tf.int32) + size * tf.range(count)[:, None, None])
 
     def blend(offset, share):
         """Between the pixels at an offset from the first and their right neighbours."""
-        one, other = (tf.cast(tf.gather(pixels, first + offset + i), tf.float32) for i in (0, 1))
+        one, other = (tf.cast(tf.gather(flat, first + offset + i), tf.float32) for i in (0, 1))
         return one + (other - one) * share
 
     across, down = (x - left)[..., None], (y - top)[..., None]
     upper, lower = blend(0, across), blend(size, across)
-    return upper + (lower - upper) * down
+    pixels = (upper + (lower - upper) * down) / 255.0
+    if affines.shape[1] == 6:
+        return pixels
+    gains, lift = affines[:, None, None, 6:9], affines[:, None, None, 9:10]
+    return tf.clip_by_value(pixels * gains[..., :channels] + lift, 0, 1)
 
 
-def mipmap(photos, levels):
-    """Photos (N, S, S, C) uint8 and the same with half as many pixels a side, a fourth, ...: so many levels.
-
-    All pixels in a row, (P, C), then where each level starts in there, and its side.
-    """
-    import tensorflow as tf
-
-    kept = [photos]
-    for _ in range(levels - 1):
-        even, wide = kept[-1].shape[1] // 2 * 2, tf.cast(kept[-1], tf.int16)
-        sums = sum(wide[:, i:even:2, j:even:2] for i in (0, 1) for j in (0, 1))
-        kept.append(tf.cast((sums + 2) // 4, tf.uint8))
-    sizes = tf.constant([level.shape[1] for level in kept])
-    starts = tf.cumsum(tf.shape(photos)[0] * sizes**2, exclusive=True)
-    return tf.concat([tf.reshape(level, (-1, photos.shape[-1])) for level in kept], axis=0), starts, sizes
+def blur(photo, halvings):
+    """A uint8 photo (S, S, C) as if it had been small: its sides halved so often, then enlarged."""
+    if not halvings:
+        return photo
+    image = Image.fromarray(np.squeeze(photo))  # grey has no axis of channels in Pillow
+    small = image.reduce(2 ** int(halvings))
+    return np.asarray(small.resize(image.size, Image.Resampling.BILINEAR)).reshape(photo.shape)
 
 
 def draw_batches(photos, labels, rows, wanted, batch_size, rng, augment, side):
@@ -1830,7 +1808,10 @@ def draw_batches(photos, labels, rows, wanted, batch_size, rng, augment, side):
     for start in range(0, wanted, batch_size):
         batch = order[start : start + batch_size]
         affines = augment(rng, len(batch), photos.shape[1]) if augment else np.empty((0, 0))
-        yield np.asarray(photos[batch]), labels[batch], affines, pixels
+        drawn = np.asarray(photos[batch])
+        if affines.shape[1] > 6:
+            drawn = np.stack([blur(*each) for each in zip(drawn, affines[:, 10], strict=True)])
+        yield drawn, labels[batch], affines, pixels
 
 
 def make_batches(photos, labels, batch_size, rng=None, augment=None, steps=0, classes=2, rows=None, side=None):

@@ -137,15 +137,13 @@ def halved(photos):
 
 
 def test_photos_lose_detail_as_if_they_had_been_small(photos):
-    """Halved once, twice, each rounded; what is asked for with as many pixels is just that."""
-    draws = np.float32([[*rows()[0], 1, 1, 1, 0, level] for level in (0, 1, 2, 1)])
-    once, twice = (np.floor(halved(photos) + 0.5), np.floor(halved(np.floor(halved(photos) + 0.5)) + 0.5))
-    assert warp(photos[:4], draws, SIZE // 2)[[1, 3]] == pytest.approx(once[[1, 3]], abs=1e-3)
-    assert warp(photos[:4], draws, SIZE // 4)[2] == pytest.approx(twice[2], abs=1e-3)
-    assert warp(photos[:4], draws)[0] == pytest.approx(photos[0], abs=1e-3)  # the others took nothing from this one
-    between = warp(photos[:4], draws)[1, 1, 1:-1:2]  # a fourth of the way from the first line of small pixels to the next
-    line = 0.75 * once[1, 0] + 0.25 * once[1, 1]
-    assert between == pytest.approx(0.75 * line[:-1] + 0.25 * line[1:], abs=1e-3)
+    """Small and large again it keeps its mean and its coarse parts, and loses what is between two neighbours."""
+    for halvings in (1, 2):
+        blurred = program.blur(photos[0], halvings).astype(float)
+        assert blurred.mean() == pytest.approx(photos[0].mean(), abs=1.5)
+        assert np.abs(np.diff(blurred, axis=1)).mean() < 0.6 * np.abs(np.diff(photos[0].astype(float), axis=1)).mean()
+    assert (program.blur(photos[0], 0) == photos[0]).all()
+    assert program.blur(np.full((9, 9, 1), 77, np.uint8), 2).tolist() == np.full((9, 9, 1), 77).tolist()
 
 
 def test_photos_of_odd_sides_lose_detail_without_taking_any_from_another():
