@@ -1,6 +1,7 @@
-"""Shared by all tests: tiny photos drawn on the spot, one small trained net, and the way to real photos if any."""
+"""Shared by all tests: tiny photos drawn on the spot, one small trained net, real photos if any."""
 
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import CatDogClassifier as program
+CACHE = tempfile.TemporaryDirectory(prefix="catdog-tests-")  # not the user's
+os.environ["XDG_CACHE_HOME"] = CACHE.name  # of the programs that tests start as well
 
-CACHE = tempfile.TemporaryDirectory(prefix="catdog-tests-")  # not the user's; of the programs that tests start as well
-os.environ["XDG_CACHE_HOME"] = CACHE.name
+import CatDogClassifier as program  # noqa: E402
 
 REPO = Path(__file__).resolve().parent.parent
-REAL = Path(os.environ.get("CATDOG_REAL_PHOTOS", REPO.parent / "shared" / "data"))  # photos/, originals/
+PROGRAM = REPO / "CatDogClassifier.py"
+REAL = Path(os.environ.get("CATDOG_REAL_PHOTOS", REPO.parent / "shared" / "data"))
 
 
 def tint(label, rng, size=24):
@@ -25,18 +27,8 @@ def tint(label, rng, size=24):
     return Image.fromarray(pixels)
 
 
-def both(second):
-    """The probabilities of two classes, (N, 2), from those of the second one."""
-    return np.stack([1 - np.asarray(second), second], axis=1)
-
-
-def forward(model, photos):
-    """The probabilities of all classes for uint8 photos (N, size, size, 3), as a net in memory gives them: float64 (N, K)."""
-    return program.shares_of(program.outputs(model, photos))
-
-
 def make_dataset(folder, counts, seed=0, relabel=None):
-    """DATASET/{split}/{cat,dog}/N.png of tinted photos; `relabel(label, number)` may put one into the other folder."""
+    """DATASET/{split}/{cat,dog}/N.png of tinted photos; `relabel(label, number)` may move one."""
     rng = np.random.default_rng(seed)
     for split, count in counts.items():
         for label in ("cat", "dog"):
@@ -50,18 +42,20 @@ def make_dataset(folder, counts, seed=0, relabel=None):
 
 def quick(folder, **settings):
     """A classifier that learns tinted photos in seconds, its weights in `folder`."""
-    chosen = {"epochs": 4, "batch_size": 8, "optimizer": "adam", "augment": False, "seed": 1, "quiet": True}
+    chosen = {"epochs": 4, "batch_size": 8, "optimizer": "adam", "augment": False, "seed": 1}
+    chosen |= {"quiet": True, "precision": "float32"}
     return program.CatDogClassifier(weights=str(Path(folder, "net.h5")), **{**chosen, **settings})
 
 
 @pytest.fixture
 def dataset(tmp_path):
+    """A dataset of tinted photos: 12 of each class to train on, 6 to validate, 6 to test."""
     return make_dataset(tmp_path / "data", {"train": 12, "validation": 6, "test": 6})
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A classifier that has learned to tell tinted photos apart; shared, so not to be trained further."""
+    """A classifier that has learned to tell tinted photos apart; shared, so not to be changed."""
     folder = tmp_path_factory.mktemp("trained")
     data = make_dataset(folder / "data", {"train": 24, "validation": 8, "test": 8})
     classifier = quick(folder, dataset=str(data))
@@ -77,7 +71,7 @@ def weights(trained):
 
 @pytest.fixture
 def run(capsys):
-    """Run the command line in this process: run("-f", "x.jpg") -> (exit code, stdout, stderr)."""
+    """The command line in this process: run("-f", "x.jpg") -> (exit code, stdout, stderr)."""
 
     def call(*arguments):
         try:
@@ -99,8 +93,7 @@ def real():
 
 
 def python(*arguments, **options):
-    """The command line of a Python process that can import the program."""
-    import subprocess
-
+    """A Python process that can import the program, its output captured."""
     environment = {**os.environ, "PYTHONPATH": str(REPO), **options.pop("env", {})}
-    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, env=environment, **options)
+    line = [sys.executable, *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, env=environment, **options)

@@ -1,19 +1,36 @@
-"""Room 5: the doctor finds what is wrong with a dataset, blames nothing else, and changes nothing."""
+"""dataset/check.py finds what is wrong with a dataset, blames nothing else, and changes nothing."""
 
-import io
+import itertools
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import CatDogClassifier as program
-from conftest import make_dataset, quick
+from conftest import REPO, make_dataset, python
+from dataset import check as doctor
+from measure import check as measure
 
 COUNTS = {"train": 6, "validation": 3, "test": 3}
+OTHER = {"cat": "dog", "dog": "cat"}
+NO_PHOTO = "not a photo that can be read (JPEG, PNG, GIF, BMP, WEBP)"
+
+
+@pytest.fixture
+def check(capsys, tmp_path, monkeypatch):
+    """Run the tool in the test's folder: check(DIR, "--json") -> (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = program.run_guarded(lambda: doctor.main([str(each) for each in arguments]))
+        return code, *capsys.readouterr()
+
+    return run
 
 
 def scene(seed, size=96):
@@ -25,375 +42,288 @@ def scene(seed, size=96):
 @pytest.fixture
 def data(tmp_path):
     """A dataset without a fault."""
-    seed = 0
-    for split, count in COUNTS.items():
-        for label in ("cat", "dog"):
-            for number in range(count):
-                path = tmp_path / "data" / split / label / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                scene(seed := seed + 1).save(path)
+    folders = [tmp_path / "data" / split / label for split in COUNTS for label in OTHER]
+    for place, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        for number in range(COUNTS[folder.parent.name]):
+            scene(10 * place + number).save(folder / f"{number}.png")
     return tmp_path / "data"
 
 
-def check(folder):
-    return program.CatDogClassifier(quiet=True).check(folder)
-
-
-def found(folder):
-    """What the doctor says: {kind: [(paths relative to the folder, detail)]}."""
-    return {kind: [(*(os.path.relpath(path, folder) for path in finding.paths), finding.detail) for finding in findings]
-            for kind, findings in check(folder).groups().items()}
+def examine(folder, net=None):
+    """The summary, and {kind: [(*paths relative to the folder, detail)]}."""
+    summary, groups = doctor.check_dataset(folder, program.Console(quiet=True), net)
+    for kind, issues in groups.items():
+        paths = [[os.path.relpath(path, folder) for path in issue.paths] for issue in issues]
+        groups[kind] = [(*paths[i], issue.detail) for i, issue in enumerate(issues)]
+    return summary, groups
 
 
 def test_a_dataset_without_fault_is_found_to_have_none(data):
-    report = check(data)
-    assert report.findings == [] and not report.dishonest
-    assert report.counts == {split: {"cat": count, "dog": count} for split, count in COUNTS.items()}
-    assert (report.files, report.ignored, report.pixels) == (24, 0, [(96, 96)] * 3)
-    assert (report.formats, report.modes) == ({"PNG": 24}, {"RGB": 24})
+    summary, found = examine(data)
+    assert found == {} and not summary["invalidates_scores"]
+    assert summary["counts"] == {split: {"cat": n, "dog": n} for split, n in COUNTS.items()}
+    assert (summary["files"], summary["pixels"]) == (24, [(96, 96)] * 3)
+    assert (summary["formats"], summary["modes"]) == ({"PNG": 24}, {"RGB": 24})
 
 
-def recompressed(path, target, quality=40):
-    image = Image.open(path)
-    image.resize((image.width // 2, image.height // 2)).save(target, "JPEG", quality=quality)
-
-
-def again(path, target):
-    """The same pixels in other bytes."""
-    Image.open(path).save(target, "BMP")
-
-
-@pytest.mark.parametrize(("source", "copy", "kinds"), [
+COPYING = {
+    "identical": [shutil.copyfile, lambda path, copy: Image.open(path).save(copy, "BMP")],
+    "alike": [
+        lambda path, copy: Image.open(path).resize((48, 48)).save(copy, "JPEG", quality=40),
+        lambda path, copy: ImageOps.mirror(Image.open(path)).save(copy),
+    ],
+}
+COPIES = [
     ("train/cat/0.png", "test/cat/x.png", {"leak"}),
     ("train/cat/0.png", "validation/cat/x.png", {"leak"}),
     ("validation/dog/0.png", "test/dog/x.png", {"leak"}),
     ("train/cat/0.png", "train/dog/x.png", {"contradiction"}),
     ("train/cat/0.png", "test/dog/x.png", {"leak", "contradiction"}),
     ("train/cat/0.png", "train/cat/x.png", {"copies"}),
-])
-@pytest.mark.parametrize(("how", "detail"), [(shutil.copyfile, "identical"), (again, "identical"), (recompressed, "alike")])
-def test_a_photo_that_is_there_twice_is_found_whatever_its_bytes(data, source, copy, kinds, how, detail):
-    how(data / source, data / copy)
-    report = {kind: faults for kind, faults in found(data).items() if kind not in ("misnamed", "tiny")}
-    assert report == {kind: [(*sorted((source, copy), key=[source, copy].index), detail)] for kind in kinds}
-    assert check(data).dishonest == (kinds != {"copies"})
+]
 
 
-def test_a_photo_that_is_there_many_times_is_one_finding(data):
-    for number in range(20):
-        recompressed(data / "train/cat/0.png", data / f"test/cat/x{number}.jpg", quality=40 + number)
-    ((*paths, detail),) = found(data)["leak"]
-    assert (len(paths), paths[0], detail) == (21, "train/cat/0.png", "alike")
+@pytest.mark.parametrize(("source", "copy", "kinds"), COPIES)
+@pytest.mark.parametrize(("detail", "place"), itertools.product(COPYING, (0, 1)))
+def test_a_photo_that_is_there_twice_is_found(data, source, copy, kinds, detail, place):
+    COPYING[detail][place](data / source, data / copy)
+    summary, found = examine(data)
+    assert found.keys() - {"misnamed", "tiny"} == kinds
+    assert all(found[kind] == [(source, copy, detail)] for kind in kinds)
+    assert summary["invalidates_scores"] == (kinds != {"copies"})
 
 
-def write(content):
-    def save(path):
-        path.write_bytes(content)
-    return save
+ODD_PHOTOS = [
+    ("x.jpg", scene(99), "misnamed", "PNG"),
+    ("x.png", scene(99).convert("L"), "mode", "L"),
+    ("x.png", scene(99).resize((63, 200)), "tiny", "63 x 200"),
+    ("x.png", Image.new("RGB", (90, 90), (9, 80, 9)), "uniform", "nearly one colour"),
+]
 
 
-def saved(image, kind="PNG"):
-    return lambda path: image.save(path, kind)
+@pytest.mark.parametrize(("name", "image", "kind", "detail"), ODD_PHOTOS)
+def test_an_odd_photo_is_named_and_does_not_invalidate_scores(data, name, image, kind, detail):
+    image.save(data / "train/cat" / name, "PNG")
+    summary, found = examine(data)
+    assert found == {kind: [(f"train/cat/{name}", detail)]} and not summary["invalidates_scores"]
 
 
-@pytest.mark.parametrize(("name", "make", "kind", "detail"), [
-    ("x.jpg", write(b""), "unreadable", "not a photo that can be read (JPEG, PNG, GIF, BMP, WEBP)"),
-    ("x.jpg", saved(scene(99)), "misnamed", "PNG"),
-    ("x", saved(scene(99)), "misnamed", "PNG"),
-    ("x.png", saved(scene(99).convert("L")), "mode", "L"),
-    ("x.png", saved(scene(99).convert("RGBA")), "mode", "RGBA"),
-    ("x.jpg", saved(scene(99).convert("CMYK"), "JPEG"), "mode", "CMYK"),
-    ("x.png", saved(scene(99).resize((63, 200))), "tiny", "63 x 200"),
-    ("x.png", saved(Image.new("RGB", (90, 90), (9, 80, 9))), "uniform", "nearly one colour"),
-])
-def test_an_odd_photo_is_named_with_what_is_odd_and_does_not_make_scores_dishonest(data, name, make, kind, detail):
-    make(data / "train/cat" / name)
-    assert found(data) == {kind: [(f"train/cat/{name}", detail)]}
-    assert not check(data).dishonest
+def test_what_cannot_be_read_is_named_with_the_reason(data):
+    (data / "train/cat/x.jpg").write_bytes(b"")
+    scene(99, 300).save(data / "test/dog/y.jpg", quality=95)
+    os.truncate(data / "test/dog/y.jpg", 3000)
+    summary, found = examine(data)
+    first, (path, why) = found.pop("unreadable")
+    assert (first, path) == (("train/cat/x.jpg", NO_PHOTO), "test/dog/y.jpg") and "truncated" in why
+    assert found == {} and not summary["invalidates_scores"]
 
 
-def test_a_folder_without_a_photo_that_can_be_read_is_refused(tmp_path):
-    for name in ("a.jpg", "b.jpg"):
-        (tmp_path / name).write_bytes(b"no photo")
-    with pytest.raises(program.DatasetError, match="no photos that can be read, such as .*a.jpg: not a photo"):
-        check(tmp_path)
+UNUSABLE = [
+    ("validation", shutil.rmtree, "validation", "is missing or empty"),
+    ("test/dog", shutil.rmtree, "test", "holds cat instead of cat, dog"),
+    ("test/dog", lambda p: p.rename(f"{p}e"), "test", "holds cat, doge instead of cat, dog"),
+    ("test/dog/*", lambda p: os.truncate(p, 0), "test", "no photo of a class can be read"),
+    ("test/dog/*", Path.unlink, "test", "holds cat instead of cat, dog"),
+    ("train/*/0.png", lambda p: os.truncate(p, 0), "train", "2 of 12"),
+]
 
 
-def test_only_the_part_that_differs_is_blamed(data):
-    for split, label in (("validation", "kitten"), ("test", "bird")):
-        (data / split / "cat").rename(data / split / label)
-    assert found(data)["layout"] == [("validation", "holds dog, kitten instead of cat, dog"),
-                                     ("test", "holds bird, dog instead of cat, dog")]
-
-
-def test_half_a_photo_is_unreadable(data):
-    buffer = io.BytesIO()
-    scene(99, 300).save(buffer, "JPEG", quality=95)
-    (data / "train/dog/x.jpg").write_bytes(buffer.getvalue()[:3000])
-    ((path, why),) = found(data)["unreadable"]
-    assert path == "train/dog/x.jpg" and "truncated" in why
-
-
-def test_photos_of_one_colour_are_not_taken_for_copies_of_each_other(data):
-    for number in range(4):
-        Image.new("RGB", (90, 90), (40 * number, 80, 9)).save(data / f"train/cat/x{number}.png")
-    assert set(found(data)) == {"uniform"}
-
-
-@pytest.mark.parametrize(("change", "kind", "detail"), [
-    (lambda data: shutil.rmtree(data / "validation"), "layout", ("validation", "is missing or empty")),
-    (lambda data: shutil.rmtree(data / "test/dog"), "layout", ("test", "holds cat instead of cat, dog")),
-    (lambda data: (data / "test/dog").rename(data / "test/cow"), "layout",
-     ("test", "holds cat, cow instead of cat, dog")),
-    (lambda data: [path.write_bytes(b"") for path in (data / "test/dog").iterdir()], "layout",
-     ("test", "no photo of a class can be read")),
-    (lambda data: [(data / f"train/{name}").write_bytes(b"") for name in ("cat/0.png", "dog/1.png")], "lost",
-     ("train", "2 of 12")),
-])
-def test_a_part_that_a_training_cannot_use_is_a_grave_finding(data, change, kind, detail):
-    change(data)
-    assert detail in found(data)[kind]
-    assert check(data).dishonest
-
-
-def test_an_empty_class_is_reported_for_a_training_refuses_it(data):
-    (data / "train/bird").mkdir()
-    assert ("train", "holds bird, cat, dog instead of cat, dog") in found(data)["layout"]
+@pytest.mark.parametrize(("pattern", "change", "split", "detail"), UNUSABLE)
+def test_only_a_split_that_a_training_cannot_use_is_blamed(data, pattern, change, split, detail):
+    for path in list(data.glob(pattern)):
+        change(path)
+    summary, found = examine(data)
+    issues = found.get("layout" if "2 of" not in detail else "lost")
+    assert issues == [(split, detail)] and summary["invalidates_scores"]
 
 
 def test_unequal_classes_are_said(data):
     for number in range(7):
         scene(100 + number).save(data / f"train/cat/x{number}.png")
-    assert found(data) == {"imbalance": [("train", "cat 13, dog 6")]}
+    assert examine(data)[1] == {"imbalance": [("train", "cat 13, dog 6")]}
 
 
 def test_files_in_no_class_and_hidden_ones_are_told_apart(data):
-    scene(99).save(data / "test/1.png")
-    (data / "test/cat/Thumbs.db").write_bytes(b"")
-    report = check(data)
-    assert [(finding.kind, finding.paths) for finding in report.findings] == [("stray", (str(data / "test/1.png"),))]
-    assert report.ignored == 1
+    for name in ("test/1.png", "more/2.png", ".git/3.png", "test/cat/._4.png"):
+        (data / name).parent.mkdir(exist_ok=True)
+        scene(99).save(data / name)
+    summary, found = examine(data)
+    assert found == {"stray": [("test/1.png", ""), ("more/2.png", "")]}
 
 
-@pytest.mark.parametrize("name", ["{label}.{number}.png", "{label}s/{number}.png"])
-def test_photos_that_are_not_split_yet_can_be_checked(tmp_path, name):
-    for place, label in enumerate(("Cat", "Dog")):
-        for number in range(3):
-            path = tmp_path / "source" / name.format(label=label, number=number)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scene(10 * place + number).save(path)
-    again(path, path.with_name("cat.9.png" if path.parent.name == "source" else "9.png"))
-    report = check(tmp_path / "source")
-    assert report.counts in ({"all": {"cat": 4, "dog": 3}}, {"all": {"cat": 3, "dog": 4}})
-    assert {finding.kind for finding in report.findings} <= {"misnamed", "contradiction", "copies"}
-    assert len(report.groups().get("contradiction", []) + report.groups().get("copies", [])) == 1
+UNSPLIT = [
+    (["Cat.0.png", "Cat.1.png", "Dog.0.png"], {"cat": 2, "dog": 1}, "contradiction"),
+    (["Cats/0.png", "Cats/1.png", "Dogs/0.png"], {"cat": 2, "dog": 1}, "contradiction"),
+    (["beach/0.png", "Test/1.png", "zoo/0.png"], {"photos": 3}, "copies"),  # no split of a dataset
+]
 
 
-def test_any_folder_of_photos_can_be_checked_for_copies(tmp_path):
-    for number in range(4):
-        (tmp_path / "holiday" / str(number)).mkdir(parents=True)
-        scene(number).save(tmp_path / f"holiday/{number}/IMG_{number}.png")
-    shutil.copy(tmp_path / "holiday/0/IMG_0.png", tmp_path / "holiday/3/")
-    report = check(tmp_path / "holiday")
-    assert report.counts == {"all": {"photos": 5}}
-    assert [finding.kind for finding in report.findings] == ["copies"]
+@pytest.mark.parametrize(("names", "counts", "kind"), UNSPLIT)
+def test_any_folder_of_photos_can_be_checked(tmp_path, names, counts, kind):
+    for place, name in enumerate(names):  # the last photo is the first one again
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        scene(place % 2).save(tmp_path / name)
+    summary, found = examine(tmp_path)
+    assert summary["counts"] == {"all": counts}
+    assert found == {kind: [(names[0], names[2], "identical")]}
 
 
-def test_what_looks_alike_is_what_correlates_and_nothing_else():
+def test_near_duplicates_are_what_correlates_and_nothing_else():
     rng = np.random.default_rng(0)
-    scenes = [np.asarray(scene(seed).convert("L").resize((32, 32)), float) for seed in range(400)]
-    noisy = [scenes[seed] + rng.normal(0, rng.uniform(0, 4), (32, 32)) for seed in range(200)]
-    mirrored = [scenes[seed][:, ::-1] for seed in range(200, 300)]
-    thumbs = np.clip([*scenes, *noisy, *mirrored], 0, 255).astype(np.uint8)
-    assert program.alike(thumbs) == {(seed, 400 + seed) for seed in range(300)}
-
-
-def framed(seed, share):
-    """A scene in a white frame, which is most of the picture."""
-    image, side = Image.new("RGB", (96, 96), "white"), int(96 * share)
-    image.paste(scene(seed).resize((side, 96)), ((96 - side) // 2, 0))
-    return image
+    scenes = [np.asarray(scene(seed, 32).convert("L")) for seed in range(400)]
+    others = [each + rng.normal(0, rng.uniform(0, 4), (32, 32)) for each in scenes[:200]]
+    others += [each[:, ::-1] for each in scenes[200:300]]
+    others += [scenes[0] // 128 + 80] * 2  # nearly of one colour: nothing to compare
+    thumbs = np.clip([*scenes, *others], 0, 255).astype(np.uint8)  # (702, 32, 32)
+    assert doctor.near_duplicate_pairs(thumbs) == {(seed, 400 + seed) for seed in range(300)}
+    for count in (1, 2, 3):  # few are compared too
+        groups = doctor.find_duplicates("abc"[:count], [thumbs[0]] * count)
+        assert groups == ([[*range(count)]] if count > 1 else [])
 
 
 @pytest.mark.parametrize("share", [0.6, 0.5, 0.33])
 def test_photos_in_the_same_frame_are_not_taken_for_copies_of_each_other(share):
-    thumbs = np.stack([program.fingerprint(np.asarray(framed(seed, share)))[1] for seed in range(200)])
-    assert program.alike(thumbs) == set()
+    frames, side = [Image.new("L", (32, 32), "white") for _ in range(200)], int(32 * share)
+    for seed, frame in enumerate(frames):
+        dark = scene(seed).resize((side, 32)).convert("L").point(lambda grey: grey // 2)
+        frame.paste(dark, ((32 - side) // 2, 0))
+    assert doctor.near_duplicate_pairs(np.stack(frames)) == set()
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_photos_are_compared_too(count):
-    thumbs = np.repeat(np.asarray(scene(0).convert("L").resize((32, 32)))[None], count, axis=0)
-    assert len(program.connected(count, program.alike(thumbs))) == (count > 1)
+def state(folder):
+    """All that is in a folder, and when it was written."""
+    return {p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes()) for p in folder.rglob("*")}
 
 
-def test_pairs_become_groups():
-    assert program.connected(8, [(1, 5), (2, 2), (5, 7), (0, 3)]) == [[0, 3], [1, 5, 7]]
-
-
-def test_copies_are_counted_where_they_do_harm():
-    photos = np.stack([np.asarray(scene(seed)) for seed in range(9)])
-    splits = {"train": photos[:4], "validation": photos[[4, 0, 1]], "test": photos[[5, 6, 0, 0, 4]]}
-
-    def copies(splits):
-        return program.copies_between({name: program.fingerprints(part) for name, part in splits.items()})
-
-    assert copies(splits) == {"validation": 2, "test": 3}
-    assert copies({"train": photos[[0, 0]], "validation": photos[1:3]}) == {}
-
-
-def tree(folder):
-    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in Path(folder).rglob("*")}
-
-
-def test_the_check_changes_nothing_not_even_from_inside(data, run, monkeypatch):
+def test_the_check_changes_nothing_not_even_from_inside(data, check, monkeypatch):
     shutil.copy(data / "train/cat/0.png", data / "test/cat/x.png")
-    before = tree(data)
-    monkeypatch.chdir(data)
-    code, out, err = run("--check", ".")
-    assert (code, err, tree(data)) == (1, "", before)
-    picture = Path(out.splitlines()[-1].removeprefix("picture      ").removesuffix(", of each kind the first 16"))
+    before = state(data)
+    monkeypatch.chdir(data / "test")
+    code, out, err = check("..", "--json")
+    assert (code, err, state(data)) == (1, "", before)
+    picture = Path(json.loads(out.splitlines()[-1])["picture"])
     assert picture.name == "data_check.png" and Image.open(picture).format == "PNG"
-    picture.unlink()
+    shutil.rmtree(picture.parent)
 
 
-def test_the_report_for_people(data, run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_report_for_people(data, check):
     shutil.copy(data / "train/cat/0.png", data / "test/cat/x.png")
     (data / "test/dog/y.jpg").write_bytes(b"")
-    code, out, _ = run("--check", data)
-    assert code == 1
+    code, out, err = check(data)
+    assert (code, err) == (1, "")
     assert out.splitlines() == [
         f"{data}: 26 files",
-        "train        6 cat, 6 dog", "validation   3 cat, 3 dog", "test         4 cat, 3 dog",
+        *("train        6 cat, 6 dog", "validation   3 cat, 3 dog", "test         4 cat, 3 dog"),
         "pixels       smallest 96 x 96, median 96 x 96, largest 96 x 96",
-        "formats      PNG 25; RGB 25", "",
-        "leak (1): one photo in several of train, validation, test, so that scores come out too good: keep one",
-        f"  {data}/train/cat/0.png  {data}/test/cat/x.png  identical", "",
-        "unreadable (1): cannot be read: a training leaves them out",
-        f"  {data}/test/dog/y.jpg  not a photo that can be read (JPEG, PNG, GIF, BMP, WEBP)", "",
-        "verdict      scores mean nothing until this is mended: leak", "picture      data_check.png, of each kind the first 16"]
+        *("formats      PNG 25; RGB 25", ""),
+        f"leak (1): {doctor.KINDS['leak']}",
+        *(f"  {data}/train/cat/0.png  {data}/test/cat/x.png  identical", ""),
+        f"unreadable (1): {doctor.KINDS['unreadable']}",
+        *(f"  {data}/test/dog/y.jpg  {NO_PHOTO}", ""),
+        "verdict      scores mean nothing until this is mended: leak",
+        "picture      data_check.png, of each kind the first 16",
+    ]
 
 
-def test_the_report_for_programs(data, run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    again(data / "train/cat/0.png", data / "train/cat/x.bmp")
-    code, out, _ = run("--check", data, "--json")
+def test_the_report_for_programs(data, check):
+    paths = [str(data / "train/cat" / name) for name in ("0.png", "x\x7f.png")]
+    shutil.copy(*paths)
+    code, out, _ = check(data, "--json")
     row, summary = map(json.loads, out.splitlines())
-    assert code == 0
-    assert row == {"finding": "copies", "dishonest": False, "detail": "identical",
-                   "paths": [str(data / "train/cat/0.png"), str(data / "train/cat/x.bmp")]}
-    assert summary["finding"] == "summary" and summary["found"] == {"copies": 1}
-    assert (summary["folder"], summary["files"], summary["dishonest"]) == (str(data), 25, False)
-    assert summary["picture"] == "data_check.png"
+    same = {"issue": "copies", "detail": "identical", "invalidates_scores": False, "paths": paths}
+    assert (code, row) == (0, same)
+    some = {"issue": "summary", "found": {"copies": 1}, "invalidates_scores": False, "files": 25}
+    some |= {"folder": str(data), "label_agreement": None, "picture": "data_check.png"}
+    assert some.items() <= summary.items()
 
 
-def test_without_a_folder_the_dataset_is_checked(data, run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run("--check", "--dataset", data)[1] == run("--check", data)[1]
+def test_the_command_itself_needs_no_tensorflow(data):
+    done = python("-X", "importtime", REPO / "dataset" / "check.py", data)
+    assert done.returncode == 0 and b"nothing grave found" in done.stdout
+    assert b"numpy" in done.stderr and b"tensorflow" not in done.stderr
+    assert python(REPO / "dataset" / "check.py").returncode == 2
 
 
-@pytest.mark.parametrize("name", ["none", "empty"])
-def test_nothing_to_check_is_said(tmp_path, run, name):
-    (tmp_path / "empty").mkdir()
-    code, out, err = run("--check", tmp_path / name)
-    assert (code, out) == (1, "") and err.startswith("CatDogClassifier: ") and err.count("\n") == 1
+def test_nothing_to_check_is_said_in_one_line(tmp_path, check):
+    (tmp_path / "texts/none").mkdir(parents=True)
+    (tmp_path / "texts/a.jpg").write_bytes(b"no photo")
+    assert check("none")[2].startswith("CatDogClassifier: there is no folder none. ")
+    refusal = "holds no photos that can be read"
+    assert check("texts/none") == (1, "", f"CatDogClassifier: texts/none {refusal}\n")
+    refusal += f", such as texts/a.jpg: {NO_PHOTO}"
+    assert check("texts") == (1, "", f"CatDogClassifier: texts {refusal}\n")
 
 
-def test_wrong_labels_are_listed_worst_first(trained, tmp_path, run, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    swapped = {("cat", 3), ("dog", 2)}
-    data = make_dataset(tmp_path / "data", {"train": 8, "validation": 4, "test": 4}, seed=5,
-                        relabel=lambda label, number: label if (label, number) not in swapped
-                        else {"cat": "dog", "dog": "cat"}[label])
-    code, out, _ = run("--check", data, "--weights", trained.settings.weights, "--json")
-    rows = [json.loads(line) for line in out.splitlines() if '"label"' in line]
-    assert {os.path.relpath(row["paths"][0], data) for row in rows if row["finding"] == "label"} == {
-        f"{split}/{wrong}/{label}.{number}.png" for split in ("train", "validation", "test")
-        for label, number, wrong in (("cat", 3, "dog"), ("dog", 2, "cat"))}
-    shares = [row["detail"].split()[-2] for row in rows if row["finding"] == "label"]
-    assert shares == sorted(shares, key=float, reverse=True)
-    assert '"finding": "label"' not in run("--check", data, "--json")[1]  # who names no weights is not asked for any
+class Net:
+    """Tells tinted photos apart by their colours: cats are reddish, dogs bluish."""
+
+    classes, size, asked = ("cat", "dog"), 24, []
+
+    def predictor(self, photos):
+        assert photos.dtype == np.uint8 and photos.shape[1:] == (24, 24, 3)
+        self.asked.append(photos)
+        red, _, blue = photos.mean(axis=(1, 2)).T
+        return np.stack([0.5 + (red - blue) / 510, 0.5 + (blue - red) / 510], axis=1)
 
 
-def test_labels_of_other_classes_cannot_be_judged(trained, data, run):
-    for split in COUNTS:
+def test_wrong_labels_are_listed_worst_first_where_the_net_has_these_classes(tmp_path):
+    wrong = {("cat", 3): "dog", ("dog", 2): "cat"}
+    options = {"relabel": lambda *photo: wrong.get(photo, photo[0])}
+    data = make_dataset(tmp_path / "data", {"train": 6, "test": 4}, **options)
+    summary, found = examine(data, Net())
+    names = sorted("/".join(Path(path).parts[1:]) for path, _ in found["label"])
+    assert names == ["cat/dog.2.png"] * 2 + ["dog/cat.3.png"] * 2
+    shares = [float(detail.split()[-2]) for _, detail in found["label"]]
+    assert shares == sorted(shares, reverse=True) and min(shares) > 50
+    assert summary["label_agreement"] == 0.8
+    assert np.array_equal(Net.asked[1], Net.asked[0][:, :, ::-1])  # about mirror images, too
+    assert "label" not in examine(data)[1]  # without a net
+    for split in ("train", "test"):
         (data / split / "dog").rename(data / split / "cow")
-    code, _, err = run("--check", data, "--weights", trained.settings.weights)
-    assert (code, err) == (1, f"CatDogClassifier: {data} holds cat, cow instead of cat, dog. Leave out --weights\n")
+    with pytest.raises(program.DatasetError, match="holds cat, cow instead of cat, dog. Leave out"):
+        examine(data, Net())
 
 
-def test_without_labels_there_is_a_check_all_the_same(weights, tmp_path, run, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_weights_judge_labels_and_say_where_they_cannot(weights, tmp_path, check):
+    options = {"relabel": lambda label, number: OTHER[label] if number else label}
+    data = make_dataset(tmp_path / "data", COUNTS, **options)
+    out = check(data, "--weights", weights)[1]
+    assert "agrees with 25.0 % of the labels: what it contradicts means little\n" in out
+    assert "\nlabel (18): " in out
     (tmp_path / "holiday").mkdir()
     scene(0).save(tmp_path / "holiday/1.png")
-    code, out, err = run("--check", "holiday", "--weights", weights)
+    code, out, err = check("holiday", "--weights", weights)
     assert (code, err) == (0, "There are no labels here that a net could contradict.\n")
     assert out.endswith("verdict      photos without labels: nothing to train on, or to score\n")
 
 
-def test_a_net_that_is_mostly_wrong_is_no_judge(trained, tmp_path, run, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    wrong = {"cat": "dog", "dog": "cat"}
-    data = make_dataset(tmp_path / "data", COUNTS, relabel=lambda label, number: wrong[label] if number else label)
-    code, out, err = run("--check", data, "--weights", trained.settings.weights)
-    assert "This net agrees with 25.0 % of the labels only" in err
-    assert "net          agrees with 25.0 % of the labels" in out
-
-
-def test_a_picture_of_the_user_is_never_replaced(data, run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_picture_of_the_user_is_never_replaced(data, check, tmp_path):
     shutil.copy(data / "train/cat/0.png", data / "test/cat/x.png")
-    for _ in range(2):  # its own picture it replaces
-        code, out, err = run("--check", data)
-        assert (code, err) == (1, "") and "picture      data_check.png" in out
+    assert [check(data)[::2] for _ in range(2)] == [(1, "")] * 2  # its own picture it replaces
+    assert Image.open(tmp_path / "data_check.png").format == "PNG"
     scene(3).save(tmp_path / "data_check.png")
-    before = (tmp_path / "data_check.png").read_bytes()
-    code, out, err = run("--check", data)
-    assert (code, "\npicture " in out) == (1, False) and "data_check.png is not to be replaced" in err
-    assert (tmp_path / "data_check.png").read_bytes() == before
+    before = state(tmp_path)
+    code, out, err = check(data)
+    assert (code, "\npicture " in out, state(tmp_path)) == (1, False, before)
+    assert err.startswith("There is no picture: data_check.png is there already")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names that Windows does not take")
-def test_names_in_any_bytes_and_script_are_reported_and_drawn(data, run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("$\\frac$.png", "猫🐱\n.png", *([os.fsdecode(b"\xff.png")] if os.uname().sysname == "Linux" else [])):
+def test_names_in_any_bytes_and_script_are_reported_and_drawn(data, check):
+    raw = [os.fsdecode(b"\xff.png")] if os.uname().sysname == "Linux" else []
+    for name in ("$\\frac$.png", "猫🐱\n.png", *raw):
         shutil.copy(data / "train/cat/0.png", data / "test/cat" / name)
-    code, out, err = run("--check", data)
-    assert (code, err) == (1, "") and "data_check.png" in out
-    assert [json.loads(line)["finding"] for line in run("--check", data, "--json")[1].splitlines()] == ["leak", "summary"]
+    assert check(data)[::2] == (1, "")
+    rows = [json.loads(line) for line in check(data, "--json")[1].splitlines()]
+    assert [row["issue"] for row in rows] == ["leak", "summary"] and rows[1]["picture"]
 
 
-def test_a_folder_called_test_does_not_make_a_dataset_of_a_holiday(tmp_path):
-    for place, name in enumerate(("beach", "Test", "zoo")):
-        (tmp_path / name).mkdir()
-        scene(place).save(tmp_path / name / "1.png")
-    assert check(tmp_path).counts == {"all": {"photos": 3}}
-
-
-def test_a_training_says_what_the_cheap_part_of_the_check_finds(dataset, tmp_path, capsys):
-    quick(tmp_path, epochs=1, quiet=False).train(dataset)
-    assert "Looked for copies between train, validation, test: none found.\n" in capsys.readouterr().err
-    shutil.copy(dataset / "train/cat/cat.0.png", dataset / "test/cat/x.png")
-    shutil.copy(dataset / "train/cat/cat.1.png", dataset / "validation/cat/x.png")
-    classifier = quick(tmp_path, epochs=1, fresh=True, quiet=False)
-    classifier.train(dataset)
-    assert ("1 of the validation photos, 1 of the test photos are in an earlier part as well, or look alike: if they "
-            f"are copies, the scores come out too good. Which: python CatDogClassifier.py --check {dataset}\n") in capsys.readouterr().err
-    assert classifier.summary["copies"] == {"validation": 1, "test": 1}
-
-
-def test_the_planted_faults_in_real_photos(real, tmp_path):
-    import random
-
-    import measure_check
-
-    paths = measure_check.untouched(real / "photos", 5000, tmp_path / "planted")
-    assert check(tmp_path / "planted").findings == []
-    planted = measure_check.plant(paths, random.Random(1))
-    groups = check(tmp_path / "planted").groups()
-    expected = {frozenset(pair) for kind in ("exact", "recompressed") for pair in planted[kind]}
-    leaks = {frozenset(finding.paths) for finding in groups["leak"]}
-    assert len(expected - leaks) <= 1 and leaks <= expected  # 98 % of the recompressed ones
-    assert {frozenset(pair) for pair in planted["exact"]} <= leaks
-    assert {finding.paths[0] for finding in groups["unreadable"]} == {fault for fault, _ in planted["broken"]}
+def test_the_faults_planted_into_real_photos_are_found(real, tmp_path):
+    paths = measure.untouched(real / "photos", tmp_path / "planted")
+    planted = measure.plant(paths, random.Random(1))
+    groups = doctor.check_dataset(tmp_path / "planted", program.Console(quiet=True))[1]
+    exact, resized = (set(map(frozenset, planted[kind])) for kind in ("exact", "recompressed"))
+    leaks = {frozenset(issue.paths) for issue in groups["leak"]}
+    assert exact <= leaks <= exact | resized and len(resized - leaks) <= 1  # 98 % of them
+    assert {i.paths[0] for i in groups["unreadable"]} == {fault for fault, _ in planted["broken"]}

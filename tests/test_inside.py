@@ -8,122 +8,141 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_nets import SMALL, save, scrambled
 
 import CatDogClassifier as program
-from CatDogClassifier import RUNGS, CatDogClassifier, Settings, UsageError, build_model
+from CatDogClassifier import CatDogClassifier, UsageError, keras, layers
 from conftest import tint
-from test_ladder import SMALL, net
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+KINDS = ["heatmap", "activations", "augmented"]
 
 
 def by_hand(classes=2, bias=0.0):
-    """A net that can be computed by hand: two 1x1 convolutions, red and blue, averages, one dense layer."""
-    import keras
-    from keras import layers
-
+    """A net to compute by hand: a 1x1 convolution, red and blue, averages, one dense layer."""
     photos = keras.Input((4, 4, 3))
     maps = layers.Conv2D(2, 1, name="maps")(photos)
     averages = layers.GlobalAveragePooling2D()(layers.MaxPooling2D(1)(maps))
-    model = keras.Model(photos, program.answering(classes, "answer")(averages))
-    kernel = np.zeros((1, 1, 3, 2), np.float32)
+    kind = (1, "sigmoid") if classes == 2 else (classes, "softmax")
+    model = keras.Model(photos, layers.Dense(*kind)(averages))
+    kernel = np.zeros((1, 1, 3, 2))
     kernel[0, 0, 0, 0] = kernel[0, 0, 2, 1] = 1
-    answers = np.array([[2.0], [-3.0]], np.float32) if classes == 2 else np.float32([[2, 0, -1], [-3, 1, 0]])
-    model.set_weights([kernel, np.zeros(2, np.float32), answers, np.full(answers.shape[1], bias, np.float32)])
+    weights = np.array([[2], [-3]] if classes == 2 else [[2, 0, -1], [-3, 1, 0]])
+    model.set_weights([kernel, np.zeros(2), weights, np.full(weights.shape[1], bias)])
     return model
 
 
-@pytest.mark.parametrize(("classes", "place", "red", "blue"), [(2, 1, 2, -3), (2, 0, -2, 3), (3, 0, 2, -3), (3, 1, 0, 1)])
-@pytest.mark.parametrize("bias", [0, 1000])  # a probability of exactly 1 or 0 has no slope, the logit has
+@pytest.mark.parametrize(
+    "bias", [0, 1000]
+)  # a probability of exactly 1 has no slope, the logit has
+@pytest.mark.parametrize(
+    ("classes", "place", "red", "blue"),
+    [(2, 1, 2, -3), (2, 0, -2, 3), (3, 0, 2, -3), (3, 1, 0, 1)],
+)
 def test_grad_cam_is_what_one_computes_by_hand(classes, place, red, blue, bias):
     expected = np.maximum(red * (PHOTO[..., 0] / 255) + blue * (PHOTO[..., 2] / 255), 0)
     found = program.grad_cam(by_hand(classes, bias), PHOTO, place)
     assert found == pytest.approx(expected / expected.max(), abs=1e-5)
 
 
-def test_a_photo_in_which_nothing_speaks_for_the_class_has_an_empty_heatmap():
-    assert not program.grad_cam(by_hand(3), PHOTO, 2)[PHOTO[..., 0] > 0].any()  # red speaks against it, blue does not count
+def test_what_speaks_against_a_class_is_left_out_of_its_heatmap():
+    assert not program.grad_cam(by_hand(3), PHOTO, 2).any()  # red speaks against it, blue is nought
 
 
 def test_activations_are_those_of_the_layers():
-    (name, maps), (_, pooled) = program.activations_of(by_hand(), PHOTO)
+    (name, maps), (_, pooled) = program.layer_activations(by_hand(), PHOTO)
     assert name == "maps"
     assert maps == pytest.approx(PHOTO[..., [0, 2]] / 255, abs=1e-6)
     assert np.array_equal(maps, pooled)
 
 
-def test_activations_are_shown_as_in_the_tutorial():
-    maps = np.array([[[0.0, 5.0], [1.0, 5.0]], [[2.0, 5.0], [9.0, 5.0]]], np.float32)
-    spread = np.std([0, 1, 2, 9])
-    expected = [128 + 64 * (value - 3) / spread for value in (0, 1, 2, 9)]
-    assert program.visible(maps)[..., 0].ravel() == pytest.approx(np.clip(expected, 0, 255), abs=1)
-    assert (program.visible(maps)[..., 1] == 128).all()  # a map without any difference
-
-
-def test_a_grid_has_its_pictures_in_rows():
-    pictures = np.arange(5, dtype=np.uint8)[None, None].repeat(2, axis=0).repeat(3, axis=1)  # five of 2 x 3 pixels
-    grid = program.in_grid(pictures, columns=2, gap=1)
-    assert grid.shape == (2 * 3 + 2, 3 + 1 + 3)
-    assert [grid[0, 0], grid[0, 4], grid[3, 0], grid[3, 4], grid[6, 0], grid[6, 4], grid[2, 0], grid[0, 3]] == [
-        0, 1, 2, 3, 4, 255, 255, 255]
-
-
-@pytest.mark.parametrize("bias", [0, -10])  # a rectifier that is shut at the start has no slope: it is left out
+@pytest.mark.parametrize("bias", [0, -10])  # a rectifier that is shut at the start has no slope
 def test_filters_show_what_excites_them(bias):
-    import keras
-
-    model = by_hand()
-    model.get_layer("maps").activation = keras.activations.relu
-    model.get_layer("maps").bias.assign([bias, bias])
-    found = program.filters_of(model, model.get_layer("maps"), program.Console(quiet=True)).astype(float)
+    model, console = by_hand(), program.Console(quiet=True)
+    layer = model.get_layer("maps")
+    layer.activation = keras.activations.relu
+    layer.bias.assign([bias, bias])
+    found = program.filter_patterns(model, layer, console).astype(float)
     assert found.shape == (4, 4, 2, 3)
     for number, colour in ((0, 0), (1, 2)):
         means = found[:, :, number].mean(axis=(0, 1))
         assert means[colour] > 1.1 * np.delete(means, colour).max()
-    assert model.get_layer("maps").activation is keras.activations.relu  # the net itself is left as it is
+    assert layer.activation is keras.activations.relu  # the net itself is left as it is
 
 
-def test_a_heatmap_covers_the_photo_as_it_lies_upright(tmp_path):
-    photo = np.zeros((40, 80, 3), np.uint8)
-    image = Image.fromarray(photo)
+def pictures(figure):
+    """The pictures of a Figure, as arrays."""
+    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+
+
+def test_activations_are_shown_as_in_the_tutorial_in_rows_of_sixteen(tmp_path):
+    """Mean 128, deviation 64, each map for itself."""
+    photo = tmp_path / "a.png"
+    tint("cat", np.random.default_rng(0)).save(photo)
+    classifier = CatDogClassifier(weights=save(scrambled("mnist"), "mnist", tmp_path / "net.h5"))
+    first, *_ = pictures(classifier.explain(photo)[1]["activations"])
+    pixels = program.read_photo(photo, 28)
+    (_, maps), *_ = program.layer_activations(classifier.model, pixels)  # (26, 26, 32)
+    spread = maps.std(axis=(0, 1))
+    expected = (maps - maps.mean(axis=(0, 1))) / np.where(spread, spread, 1) * 64 + 128
+    assert first.shape == (2 * 26 + 1, 16 * 26 + 15)
+    for number, (top, left) in ((0, (0, 0)), (1, (0, 27)), (17, (27, 27))):
+        shown = first[top : top + 26, left : left + 26].astype(float)
+        assert shown == pytest.approx(expected[..., number].clip(0, 255), abs=1.01)
+    assert (first[26] == 255).all() and (first[:, 26] == 255).all()
+
+
+@pytest.mark.parametrize("hot", [False, True])
+def test_a_heatmap_covers_the_photo_as_it_lies_upright(hot, tmp_path):
+    image = Image.new("RGB", (80, 40))
+    image.paste((255, 255, 255), (0, 0, 20, 40))  # on the left: turned, at the top
     exif = image.getexif()
     exif[0x0112] = 6
-    image.save(tmp_path / "lying.jpg", exif=exif)
-    assert program.view(tmp_path / "lying.jpg", 100).shape == (100, 50, 3)
-    heat = np.zeros((2, 2), np.float32)
-    heat[0, 1] = 1
-    covered = program.overlaid(np.full((100, 50, 3), 100, np.uint8), heat).astype(int)
-    assert covered[10, 40, 0] - covered[10, 40, 2] > 20  # red where it is hot, blue where it is not
-    cold = program.overlaid(np.full((3, 3, 3), 100, np.uint8), np.zeros((2, 2)))
-    assert cold[1, 1].tolist() == [79, 67, 84]  # 0.6 of the photo, 0.4 of the lowest colour of "turbo": 48, 18, 59
+    image.save(tmp_path / "lying.png", exif=exif)
+    classifier = CatDogClassifier(model="mnist", quiet=True)
+    model = classifier.createModel()
+    model.set_weights([np.zeros_like(array) for array in model.get_weights()])
+    if hot:  # one path through the net, from the light of a pixel to the first class
+        for layer in model.layers:
+            if layer.weights:
+                kernel, bias = layer.get_weights()
+                kernel[..., 0] = 1 if isinstance(layer, layers.Dense) else 0
+                kernel[..., 0, 0] = 1
+                layer.set_weights([kernel, bias])
+    row, figures = classifier.explain(tmp_path / "lying.png")
+    (shown,) = map(np.int64, pictures(figures["heatmap"]))
+    left, right = shown[:, :490], shown[:, -490:]
+    assert shown.shape == (490, 490 + 8 + 490, 3)
+    assert np.array_equal(left, program.read_photo(tmp_path / "lying.png", 490))
+    if hot:  # red where it is hot, blue where it is not
+        assert row.label == "0"
+        difference = right[..., 0] - right[..., 2]
+        assert difference[:40].mean() > 20 > difference[-40:].mean()
+    else:  # 0.6 of the photo, 0.4 of the lowest colour of "turbo": 48, 18, 59
+        assert (right[0, 0].tolist(), right[-1, -1].tolist()) == ([172, 160, 177], [19, 7, 24])
 
 
-def test_a_narrow_photo_does_not_become_a_picture_without_end_and_a_long_name_leaves_the_answer_in_sight():
-    narrow = program.page([("x", np.zeros((490, 14, 3), np.uint8))])
-    assert narrow.size == (1000, 30 + 2000)
-    assert program.page([("x", np.zeros((700, 200), np.uint8))], 200).size == (200, 30 + 700)  # as large as it is
-    assert program.named_briefly("some/where/" + "a" * 30 + "b" * 30 + "c.jpg") == "a" * 20 + "..." + "b" * 15 + "c.jpg"
-    assert program.named_briefly("some/where/IMG_2041.jpg") == "IMG_2041.jpg"
-
-
-@pytest.mark.parametrize("rung", RUNGS)
-def test_every_rung_explains_itself_or_says_that_it_has_nothing_to_show(rung, tmp_path):
-    facts = {"rung": rung, "base": SMALL, "classes": ["cat", "dog"], "versions": {"keras": "3"}}
-    (tmp_path / "net.h5").write_bytes(program.pack_weights(net(rung), facts))
-    tint("cat", np.random.default_rng(0)).save(tmp_path / "a.png")
-    classifier = CatDogClassifier(weights=str(tmp_path / "net.h5"), quiet=True)
-    if rung == "signs":
+@pytest.mark.parametrize("name", ["frozen", "happy", "mnist", "residual", "signs"])
+def test_every_kind_of_net_explains_itself_or_says_that_it_has_nothing_to_show(name, tmp_path):
+    photo = tmp_path / "a.png"
+    tint("cat", np.random.default_rng(0)).save(photo)
+    path = save(scrambled(name), name, tmp_path / "net.h5")
+    classifier = CatDogClassifier(weights=path, quiet=True)
+    if name == "signs":
         with pytest.raises(UsageError, match="no convolutions"):
-            classifier.explain(tmp_path / "a.png")
+            classifier.explain(photo)
         return
-    row, pictures = classifier.explain(tmp_path / "a.png")
-    assert row == classifier.predict(tmp_path / "a.png")[0]
-    assert list(pictures) == ["heatmap", "activations", "augmented"]
-    assert {picture.width for picture in pictures.values()} == {1000, 620}
+    row, figures = classifier.explain(photo)
+    assert row == classifier.predict(photo)[0]
+    assert list(figures) == KINDS
+    (versions,) = pictures(figures["augmented"])  # sixteen, in four rows
+    assert versions.shape == (4 * classifier.size + 3, 4 * classifier.size + 3, 3)
+    assert len(np.unique(versions[: classifier.size], axis=1)) > 1
 
 
-def test_pictures_are_listed_and_nothing_of_others_is_replaced(run, weights, tmp_path, monkeypatch):
+def test_pictures_are_listed_and_nothing_of_others_is_replaced(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    weights = save(scrambled("happy"), "happy", tmp_path / "net.h5")
     os.mkdir("other")
     for path in ("猫.png", "other/猫.png"):
         tint("cat", np.random.default_rng(0)).save(path)
@@ -133,77 +152,85 @@ def test_pictures_are_listed_and_nothing_of_others_is_replaced(run, weights, tmp
     rows = [json.loads(row) for row in out.splitlines()]
     assert code == 1
     assert "broken.jpg: not a photo" in err
-    assert [row["files"] for row in rows] == [
-        [f"{name}_{kind}.png" for kind in ("heatmap", "activations", "augmented")] for name in ("猫", "猫-2")]
-    assert rows[0]["label"] == "cat"
-    before = {path: Path(path).read_bytes() for path in rows[0]["files"]}
-    assert run(*line)[0] == 1  # ours are replaced, by the same
-    assert {path: Path(path).read_bytes() for path in before} == before
-    os.unlink("猫_heatmap.png")
-    shutil.copy("猫.png", "猫_activations.png")
-    mine = Path("猫_activations.png").read_bytes()
-    code, out, err = run(*line, "--json")
-    assert (code, Path("猫_activations.png").read_bytes()) == (1, mine)
-    assert "猫_activations.png is there already, and not ours to replace" in err
-    assert not Path("猫_heatmap.png").exists()  # all of them or none
-    assert len(out.splitlines()) == 1  # and the others go on
+    names = [[f"{name}_{kind}.png" for kind in KINDS] for name in ("猫", "猫-2")]
+    assert [row["files"] for row in rows] == names
+    mine = shutil.copy("猫.png", "猫_activations.png")
+    before = [Path(path).read_bytes() for path in names[1]]
+    code, out, err = run(*line[:3], "猫.png", "other/猫.png", "--json")
+    assert (code, Path(mine).read_bytes()) == (1, Path("猫.png").read_bytes())
+    assert "猫_activations.png is there already, not written by this program" in err
+    assert len(out.splitlines()) == 1  # the others go on, and ours are replaced, by the same
+    assert [Path(path).read_bytes() for path in names[1]] == before
 
 
-# ImageNet. -------------------------------------------------------------------------------------------------------------
-
-
-def test_imagenet_knows_the_breed(real, run, tmp_path, monkeypatch):
+def test_every_convolution_has_its_filters_drawn(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.jpg").write_bytes(b"no photo")
-    weights = real / "mobilenet_7_5_224_tf.weights.h5"
-    code, out, err = run("--imagenet", "broken.jpg", real / "originals" / "dog.4002.jpg", "--base", "mobilenet-0.75",
-                         "--base-weights", weights, "--json")
-    row = json.loads(out)
-    assert code == 1
-    assert "broken.jpg: not a photo" in err
-    assert row["classes"][0]["name"] == "Yorkshire terrier"
-    shares = [found["probability"] for found in row["classes"]]
-    assert len(shares) == 3
-    assert shares == sorted(shares, reverse=True)
-    assert row["files"] == ["dog.4002_imagenet.png"]
-    assert Image.open("dog.4002_imagenet.png").width == 1000
+    save(scrambled("mnist"), "mnist", tmp_path / "net.h5")
+    code, out, _ = run("--weights", "net.h5", "--filters", "-q")
+    files = [f"net_filters_conv2d_{number}.png" for number in range(3)]
+    assert (code, out.splitlines()) == (0, files)
+    assert sorted(os.listdir()) == ["net.h5", *files]
+    assert all(Image.open(path).info["Software"] == program.PROGRAM for path in files)
 
 
-@pytest.mark.parametrize("base", ["mobilenet-0.25", "mobilenet_v2-0.35", "vgg16"])
-def test_a_whole_net_of_keras_gives_logits_and_a_heatmap(base):
-    import keras
+# --model imagenet: a base with its own thousand classes. ------------------------------------------
 
+
+@pytest.fixture
+def whole(tmp_path, monkeypatch):
+    """A small base with its head, in files: random weights, and names, two of them the same."""
+    monkeypatch.chdir(tmp_path)
+    model = keras.applications.MobileNet(alpha=0.25, weights=None)
     keras.utils.set_random_seed(0)
-    model = program.imagenet_net(base, "none")
-    photo = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    assert program.outputs(model, photo[None]).shape == (1, 1000)
-    heat = program.grad_cam(model, photo, 7)
-    assert heat.shape == ((14, 14) if base == "vgg16" else (7, 7))
-    assert heat.max() in (0, pytest.approx(1))
-
-
-def test_names_that_cannot_be_had_are_one_line(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    model.set_weights([a + rng.uniform(0, 0.05, a.shape) for a in model.get_weights()])
+    model.save_weights("whole.weights.h5")
+    index = {str(number): [f"n{number}", f"kind_{number}"] for number in range(1000)}
+    index["3"][1] = index["7"][1] = "crane"
+    Path("imagenet_class_index.json").write_text(json.dumps(index))
     tint("cat", np.random.default_rng(0)).save("a.png")
-    monkeypatch.setattr(program, "imagenet_net", lambda base, source: None)
-    code, out, err = run("--imagenet", "a.png", "--base-weights", "net.weights.h5")
-    assert (code, out) == (1, "")
-    assert err == ("CatDogClassifier: the names of the classes cannot be had from imagenet_class_index.json: "
-                   "No such file or directory\n")
+    return model
 
 
-def test_every_convolution_has_its_filters_drawn(run, weights, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    drawn = []
-    monkeypatch.setattr(program, "filters_of", lambda model, layer, console: (
-        drawn.append(layer.name), np.zeros((4, 4, layer.filters, 3), np.uint8))[1])
-    code, out, err = run("--weights", weights, "--filters")
-    assert (code, drawn) == (0, [f"conv2d_{number}" for number in range(5)])
-    assert "608 filters in 5 layers" in err
-    assert out.splitlines() == [f"net_filters_{name}.png" for name in drawn] == sorted(os.listdir())
+BASE = ("--model", "imagenet", "--base", SMALL, "--base-weights", "whole.weights.h5")
 
 
-def test_a_net_is_built_so_that_its_layers_can_be_looked_into():
-    for rung in ("default", "happy", "mnist"):
-        model = build_model(rung, Settings())
-        assert all(len(layer._inbound_nodes) == 1 for layer in model.layers)
+def test_a_base_answers_by_its_own_thousand_classes(whole, run):
+    """An independent truth: the net of keras.applications after its own preprocess_input."""
+    code, out, _ = run(*BASE, "-f", "a.png", "--json")
+    found = json.loads(out)["probabilities"]
+    pixels = program.read_photo("a.png", 224)[None].astype(np.float32)
+    pixels = keras.applications.mobilenet.preprocess_input(pixels)
+    assert code == 0
+    assert list(found.values()) == pytest.approx(whole.predict_on_batch(pixels)[0], abs=1e-5)
+    names = list(found)
+    assert (len(names), names[3], names[7], names[999]) == (1000, "crane 3", "crane 7", "kind 999")
+    code, out, _ = run(*BASE, "-f", "a.png")
+    assert (code, out.count("(then ")) == (0, 1)
+
+
+def test_a_base_explains_its_answer(whole, run):
+    code, out, _ = run(*BASE, "--explain", "a.png", "--json")
+    files = json.loads(out)["files"]
+    assert (code, files) == (0, [f"a_{kind}.png" for kind in KINDS])
+    assert all(map(os.path.exists, files))
+
+
+def test_names_that_cannot_be_had_are_one_line(whole, run):
+    os.unlink("imagenet_class_index.json")
+    code, out, err = run(*BASE, "-f", "a.png")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "no names of the classes in imagenet_class_index.json: No such file" in err
+
+
+def test_a_base_with_its_own_head_is_not_trained(whole, run, dataset, monkeypatch):
+    monkeypatch.setattr(keras.Model, "fit", None)  # whoever calls it fails
+    code, out, err = run(*BASE, "--dataset", dataset, "--weights", "net.h5")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_imagenet_knows_the_breed(real, run):
+    line = ["--model", "imagenet", "--base", "mobilenet-0.75"]
+    line += ["--base-weights", real / "mobilenet_7_5_224_tf.weights.h5", "--json"]
+    code, out, _ = run(*line, "-f", real / "originals" / "dog.4002.jpg")
+    assert (code, json.loads(out)["label"]) == (0, "Yorkshire terrier")

@@ -1,8 +1,11 @@
-"""Room 5: photos get into the layout of a dataset; nothing of the user's is touched."""
+"""dataset/prepare.py: photos get into the layout of a dataset; nothing of the user's is touched."""
 
+import errno
 import io
 import json
 import os
+import signal
+import sys
 import zlib
 from pathlib import Path
 
@@ -11,9 +14,32 @@ import pytest
 from PIL import Image
 
 import CatDogClassifier as program
-from CatDogClassifier import DatasetError, UsageError, parse_split, prepare_dataset
+from conftest import REPO, python
 
-SPLIT = (3, 2, 1)
+sys.path.insert(0, str(REPO / "dataset"))
+import prepare as tool  # noqa: E402 (it is no module but a script)
+
+NUMBERS, SHARES = ("--split", "3,2,1"), ("--split", "0.7,0.2,0.1")
+
+
+def run_tool(*arguments):
+    """The script in this process: its exit code."""
+    try:
+        return program.run_guarded(lambda: tool.main([str(each) for each in arguments]))
+    except SystemExit as stop:  # argparse
+        return stop.code
+
+
+@pytest.fixture
+def prepare(capsys):
+    """prepare(SOURCE, NEW, ...) -> (exit code, stdout, stderr)."""
+    return lambda *arguments: (run_tool(*arguments), *capsys.readouterr())
+
+
+@pytest.fixture
+def row(prepare):
+    """row(SOURCE, NEW, ...) -> the JSON row of a run, as a dict."""
+    return lambda *arguments: json.loads(prepare(*arguments, "--json")[1])
 
 
 def picture(name):
@@ -24,256 +50,249 @@ def picture(name):
 
 
 def touch(folder, *names):
-    for name in names:
-        path = Path(folder, name)
+    for path in (Path(folder, name) for name in names):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(name))
+        path.write_bytes(picture(path.relative_to(folder).as_posix()))
     return Path(folder)
+
+
+def resave(folder, source, target):
+    """The pixels of a photo as another file."""
+    Image.open(folder / source).save(folder / target, "BMP")
 
 
 def tree(folder):
     """{relative path: content} of all files of a folder."""
-    return {os.path.relpath(path, folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def names(folder, split, label):
     return program.natural_order(os.listdir(Path(folder, split, label)))
 
 
+def counts(result):
+    return [result[part] for part in program.SPLITS]
+
+
 @pytest.fixture
 def flat(tmp_path):
-    return touch(tmp_path / "flat", *(f"{label}.{i}.jpg" for label in ("cat", "dog") for i in range(12)))
+    return touch(tmp_path / "flat", *(f"{c}.{i}.jpg" for c in ("cat", "dog") for i in range(12)))
 
 
-def outcome(source, dataset, split=SPLIT):
-    return prepare_dataset(source, dataset, split, program.Console(quiet=True))
+@pytest.fixture
+def new(tmp_path):
+    return tmp_path / "new"
 
 
-def prepare(source, dataset, split=SPLIT):
-    result = outcome(source, dataset, split)
-    return {part: result[part] for part in program.SPLITS}
-
-
-def test_flat_photos_are_split_in_numeric_order(flat, tmp_path):
-    counts = prepare(flat, tmp_path / "new")
-    assert counts == {"train": 6, "validation": 4, "test": 2}
-    assert names(tmp_path / "new", "train", "dog") == ["dog.0.jpg", "dog.1.jpg", "dog.2.jpg"]
-    assert names(tmp_path / "new", "validation", "cat") == ["cat.3.jpg", "cat.4.jpg"]
-    assert names(tmp_path / "new", "test", "cat") == ["cat.5.jpg"]
-    assert (tmp_path / "new/test/cat/cat.5.jpg").read_bytes() == picture("cat.5.jpg")
-
-
-@pytest.mark.parametrize(("cat", "dog"), [("Cat", "Dog"), ("CATS", "dogs"), ("cat", "Dogs")])
-def test_a_folder_per_class_in_any_case(tmp_path, cat, dog):
-    source = touch(tmp_path / "pets", *(f"{label}/{i}.jpg" for label in (cat, dog) for i in range(11)), f"{cat}/Thumbs.db")
-    prepare(source, tmp_path / "new")
-    assert names(tmp_path / "new", "train", "cat") == ["0.jpg", "1.jpg", "2.jpg"]
-    assert names(tmp_path / "new", "test", "dog") == ["5.jpg"]
-
-
-def test_labels_of_flat_photos_in_any_case(tmp_path):
-    source = touch(tmp_path / "flat", *(f"{label}.{i}.JPG" for label in ("Cat", "DOG") for i in range(6)), "readme.txt", "1.jpg")
-    assert prepare(source, tmp_path / "new") == {"train": 6, "validation": 4, "test": 2}
-
-
-def test_shares_use_every_photo_once(flat, tmp_path):
-    assert prepare(flat, tmp_path / "new", (0.5, 0.25, 0.25)) == {"train": 12, "validation": 6, "test": 6}
-    copies = [name for part in program.SPLITS for label in ("cat", "dog") for name in names(tmp_path / "new", part, label)]
-    assert sorted(copies) == sorted(os.listdir(flat))
-
-
-def test_the_source_is_never_changed(flat, tmp_path):
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in flat.iterdir()}
-    prepare(flat, tmp_path / "new")
-    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in flat.iterdir()} == before
-
-
-def test_an_interrupted_copy_is_completed_and_a_complete_one_left_alone(flat, tmp_path):
-    prepare(flat, tmp_path / "whole")
-    prepare(flat, tmp_path / "new")
-    (tmp_path / "new/train/cat/cat.1.jpg").unlink()
-    (tmp_path / "new/train/cat/cat.1.jpg.part").write_bytes(picture("cat.1.jpg")[:50])
-    prepare(flat, tmp_path / "new")
-    prepare(flat, tmp_path / "new")
-    assert tree(tmp_path / "new") == tree(tmp_path / "whole")
-
-
-@pytest.mark.parametrize("other", ["train/cat/mine.jpg", "notes.txt", "train/cat/cat.0.jpg"])
-def test_a_folder_that_holds_anything_else_is_refused_and_left_as_it_was(flat, tmp_path, other):
-    touch(tmp_path / "new", other)  # even a file of a planned name, when its content is another
-    before = tree(tmp_path / "new")
-    with pytest.raises(DatasetError, match="--dataset NEW"):
-        prepare(flat, tmp_path / "new")
-    assert tree(tmp_path / "new") == before
-
-
-def test_another_split_of_the_same_photos_is_refused(flat, tmp_path):
-    prepare(flat, tmp_path / "new")
-    with pytest.raises(DatasetError, match="--dataset NEW"):
-        prepare(flat, tmp_path / "new", (2, 3, 1))
-
-
-def test_the_dataset_may_not_lie_in_the_source(flat):
-    with pytest.raises(DatasetError, match="never changed"):
-        prepare(flat, flat / "new")
-    assert len(os.listdir(flat)) == 24
-
-
-def test_too_few_photos_are_named_with_the_numbers(flat, tmp_path):
-    with pytest.raises(DatasetError, match="needs 13 photos of cat, but there are 12"):
-        prepare(flat, tmp_path / "new", (10, 2, 1))
-    assert not (tmp_path / "new").exists()
-
-
-def test_two_photos_that_would_become_one_are_refused(tmp_path):
-    source = touch(tmp_path / "s", "Cat/1.jpg", "cats/1.jpg", "cats/2.jpg", "Dog/1.jpg", "Dog/2.jpg", "Dog/3.jpg")
-    with pytest.raises(DatasetError, match="would both become"):
-        prepare(source, tmp_path / "new", (2, 1, 0))
-
-
-@pytest.mark.parametrize("files", [["photo.jpg"], ["cat.1.jpg"], ["Cat/1.jpg"], ["Cat/1.jpg", "Dog/x/.hidden"]])
-def test_a_source_without_two_classes_is_refused(tmp_path, files):
-    with pytest.raises(DatasetError, match="two classes|is empty"):
-        prepare(touch(tmp_path / "s", *files), tmp_path / "new")
-
-
-def test_the_parent_of_the_photos_is_refused_with_a_hint(tmp_path):
-    source = touch(tmp_path / "kaggle", "train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg")
-    with pytest.raises(DatasetError, match="SOURCE/train"):
-        prepare(source, tmp_path / "new")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
-def test_a_link_in_the_dataset_does_not_lead_into_the_source(flat, tmp_path):
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "train").symlink_to(flat, target_is_directory=True)
+def test_flat_photos_are_copied_in_numeric_order_and_the_source_is_left(flat, new, prepare):
     before = tree(flat)
-    with pytest.raises(DatasetError, match="never changed"):
-        prepare(flat, tmp_path / "new")
+    code, out, err = prepare(flat, new, *NUMBERS)
+    assert (code, out) == (0, f"{new}: 6 train, 4 validation, 2 test photos\n")
+    assert err == f"Train on them with: python CatDogClassifier.py --dataset {new}\n"
+    assert names(new, "train", "dog") == ["dog.0.jpg", "dog.1.jpg", "dog.2.jpg"]
+    assert names(new, "validation", "cat") == ["cat.3.jpg", "cat.4.jpg"]
+    assert names(new, "test", "cat") == ["cat.5.jpg"]
+    assert (new / "test/cat/cat.5.jpg").read_bytes() == picture("cat.5.jpg")
     assert tree(flat) == before
 
 
-def test_too_few_photos_to_train_and_validate_are_refused(flat, tmp_path):
-    with pytest.raises(DatasetError, match="leaves no cat of 12, such as .*, to train on"):
-        prepare(flat, tmp_path / "new", (0.92, 0.04, 0.04))
+@pytest.mark.parametrize(("cat", "dog"), [("Cat", "Dog"), ("CATS", "dogs"), ("cat", "Dogs")])
+def test_a_folder_per_class_in_any_case_will_do(tmp_path, new, prepare, cat, dog):
+    photos = (f"{label}/{number}.jpg" for label in (cat, dog) for number in range(11))
+    prepare(touch(tmp_path / "pets", *photos, f"{cat}/Thumbs.db"), new, *NUMBERS)
+    assert names(new, "train", "cat") == ["0.jpg", "1.jpg", "2.jpg"]
+    assert names(new, "test", "dog") == ["5.jpg"]
 
 
-def test_a_photo_whose_name_makes_it_a_class_of_its_own_is_named(flat, tmp_path):
-    touch(flat, "IMG_2041.jpg")
-    with pytest.raises(DatasetError, match="leaves no img of 1, such as .*IMG_2041.jpg, to train on .* move it away"):
-        prepare(flat, tmp_path / "new", (0.5, 0.25, 0.25))
+def test_files_in_no_class_are_named(flat, new, prepare):
+    touch(flat, "Cat.12.JPG", "dog.jpg", "sub/x.jpg")
+    code, out, err = prepare(flat, new, "-q")
+    assert (code, err) == (0, "skipped dog.jpg: in no class\nskipped sub/x.jpg: in no class\n")
+    assert out == f"{new}: 19 train, 2 validation, 4 test photos; 2 skipped\n"
+    assert "Cat.12.JPG" in names(new, "test", "cat")
 
 
-@pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "a,b,c", "-1,2,3", "0,1,1", "1,0,1", "0.8,0.3,0.1", "nan,0.1,0.1", "inf,1,1", "0.5,1,1"])
-def test_a_split_that_makes_no_sense_is_a_usage_error(text):
-    with pytest.raises(UsageError, match="--split"):
-        parse_split(text)
+def test_a_second_run_says_that_all_was_there_and_another_split_is_refused(flat, new, prepare, row):
+    prepare(flat, new, *NUMBERS)
+    before, parts = tree(new), {"train": 6, "validation": 4, "test": 2}
+    assert prepare(flat, *NUMBERS, new)[1].endswith("2 test photos; all were there already\n")
+    assert row(flat, new, *NUMBERS) == {"dataset": str(new), **parts, "copied": 0, "skipped": {}}
+    code, _, err = prepare(flat, new, "--split", "2,3,1")
+    assert code == 1 and "Name a new folder" in err and tree(new) == before
 
 
-def test_the_tutorials_protocol_on_the_real_photos(real, tmp_path):
-    counts = prepare(real / "photos", tmp_path / "new", parse_split("1000,500,500"))
-    assert counts == {"train": 2000, "validation": 1000, "test": 1000}
-    bounds = {"train": (0, 1000), "validation": (1000, 1500), "test": (1500, 2000)}
-    for split, (start, end) in bounds.items():
-        for label in ("cat", "dog"):
-            assert names(tmp_path / "new", split, label) == [f"{label}.{i}.jpg" for i in range(start, end)]
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("code", [130, 143])
+def test_an_interrupted_run_is_completed_by_the_same_command(flat, new, prepare, monkeypatch, code):
+    def interrupted(part, path, replace=os.replace):
+        replace(part, path)
+        if path.name == "cat.2.jpg":
+            os.kill(os.getpid(), signal.SIGINT if code == 130 else signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        assert prepare(flat, new, *NUMBERS)[:2] == (code, "")
+    assert 0 < len(tree(new)) < 12
+    (new / "train/dog").mkdir(exist_ok=True)
+    (new / "train/dog/.part").symlink_to(flat / "cat.0.jpg")
+    assert prepare(flat, new, *NUMBERS)[0] == 0
+    assert len(tree(new)) == 12 and (flat / "cat.0.jpg").read_bytes() == picture("cat.0.jpg")
+    assert all(content == picture(os.path.basename(path)) for path, content in tree(new).items())
 
 
-def copy(folder, source, target, **saving):
-    """The photo of one file as another one, of the same pixels unless it is saved with a loss."""
-    Path(folder, target).parent.mkdir(parents=True, exist_ok=True)
-    Image.open(Path(folder, source)).save(Path(folder, target), **{"format": "BMP", **saving})
+def test_a_full_disk_is_one_line_and_what_was_copied_stays(flat, new, prepare, row, monkeypatch):
+    def write_bytes(path, content, write=Path.write_bytes):
+        write(path, content[:50])
+        if len(tree(new)) > 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write_bytes)
+        code, out, err = prepare(flat, new, "-q", *NUMBERS)
+    assert (code, out, err.count("\n")) == (1, "", 1) and "No space left on device" in err
+    assert len(tree(new)) == 5 and row(flat, new, *NUMBERS)["copied"] == 7
 
 
-def test_a_photo_of_train_is_in_no_other_part_and_the_next_number_takes_its_place(flat, tmp_path):
-    copy(flat, "cat.0.jpg", "cat.4.jpg")  # other bytes, the same pixels
-    copy(flat, "dog.1.jpg", "cat.5.jpg")  # of the other class: one of the labels is wrong, and it is in train already
-    result = outcome(flat, tmp_path / "new")
-    assert names(tmp_path / "new", "validation", "cat") == ["cat.3.jpg", "cat.6.jpg"]
-    assert names(tmp_path / "new", "test", "cat") == ["cat.7.jpg"]
-    assert names(tmp_path / "new", "validation", "dog") == ["dog.3.jpg", "dog.4.jpg"]
-    assert result["skipped"] == {"cat.4.jpg": f"the same photo as {Path('train/cat/cat.0.jpg')}",
-                                 "cat.5.jpg": f"the same photo as {Path('train/dog/dog.1.jpg')}"}
+def test_a_disk_without_room_is_said_before_anything_is_copied(flat, new, prepare, monkeypatch):
+    usage = tool.shutil._ntuple_diskusage(9, 9, 100)
+    monkeypatch.setattr(tool.shutil, "disk_usage", lambda path: usage)
+    code, _, err = prepare(flat, new)
+    assert code == 1 and "needs room for 0.0 MB, but" in err and not new.exists()
 
 
-def test_too_few_photos_after_the_skipped_ones_are_named_with_the_numbers(flat, tmp_path):
-    copy(flat, "cat.0.jpg", "cat.11.jpg")
-    with pytest.raises(DatasetError, match="needs 1 photos of cat for test, but of 12 in all only 0 are left.*for one cat.11.jpg"):
-        prepare(flat, tmp_path / "new", (10, 1, 1))
-    assert not (tmp_path / "new").exists()
+@pytest.mark.parametrize("other", ["train/cat/mine.jpg", "notes.txt", "train/cat/cat.0.jpg"])
+def test_a_folder_that_holds_anything_else_is_refused_and_left(flat, new, prepare, other):
+    touch(new, other)  # even a file of a planned name, when its content is another
+    before = tree(new)
+    code, _, err = prepare(flat, new, *NUMBERS)
+    assert code == 1 and "already holds" in err and tree(new) == before
 
 
-def test_copies_within_one_part_stay(flat, tmp_path):
-    copy(flat, "cat.0.jpg", "cat.2.jpg")
-    assert outcome(flat, tmp_path / "new")["skipped"] == {}
-    assert names(tmp_path / "new", "train", "cat") == ["cat.0.jpg", "cat.1.jpg", "cat.2.jpg"]
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+@pytest.mark.parametrize("link", ["", "train", "train/cat"])
+def test_the_dataset_may_not_lie_in_the_source_not_even_by_a_link(flat, new, prepare, link):
+    if link:
+        (new / link).parent.mkdir(parents=True)
+        (new / link).symlink_to(flat, target_is_directory=True)
+    before = tree(flat)
+    code, _, err = prepare(flat, new if link else flat / "deeper")
+    assert code == 1 and "never changed. Name a new folder" in err and tree(flat) == before
 
 
-def test_of_shares_the_test_part_bears_the_loss(flat, tmp_path):
-    copy(flat, "cat.0.jpg", "cat.11.jpg")
-    assert prepare(flat, tmp_path / "new", (0.5, 0.25, 0.25)) == {"train": 12, "validation": 6, "test": 5}
+def test_too_few_photos_are_named_with_the_numbers(flat, new, prepare):
+    code, _, err = prepare(flat, new, "--split", "10,2,1")
+    assert code == 1 and "--split needs more photos of cat than 12, such as" in err
+    resave(flat, "cat.0.jpg", "cat.11.jpg")
+    err = prepare(flat, new, "--split", "10,1,1")[2]
+    assert "; 1 were skipped, for one cat.11.jpg: the same photo" in err
+
+
+def test_a_class_too_small_to_train_and_validate_is_named(flat, new, prepare):
+    assert "needs more photos of cat" in prepare(flat, new, "--split", "0.92,0.04,0.04")[2]
+    touch(flat, "IMG_2041.jpg")  # whose name makes it a class of its own
+    err = prepare(flat, new)[2]
+    assert f"needs more photos of img than 1, such as {flat / 'IMG_2041.jpg'}. Add" in err
+
+
+TWICE = ["Cat/1.jpg", "cats/1.jpg", "cats/2.jpg", "Dog/1.jpg", "Dog/2.jpg", "Dog/3.jpg"]
+KAGGLE = ["train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg"]
+SOURCES = [
+    (TWICE, "would both become"),
+    (["photo.jpg"], "must hold two classes"),
+    (["Cat/1.jpg"], "must hold two classes"),
+    (["Cat/1.jpg", "Dog/x/.hidden"], "but holds 1 ("),
+    (KAGGLE, "which is no class. Name SOURCE/train"),
+]
+
+
+@pytest.mark.parametrize(("files", "words"), SOURCES)
+def test_a_folder_that_is_no_source_is_refused(tmp_path, new, prepare, files, words):
+    code, _, err = prepare(touch(tmp_path / "source", *files), new, "--split", "2,1,0")
+    assert code == 1 and words in err and not new.exists()
+
+
+NONSENSE = ["", "1,2", "1,2,3,4", "a,b,c", "-1,2,3", "0,1,1", "1,0,1", "0.8,0.3,0.1", "nan,0.1,0.1"]
+
+
+@pytest.mark.parametrize("split", [*NONSENSE, "inf,1,1", "0.5,1,1", "inf,0.1,0.1"])
+def test_a_split_that_makes_no_sense_is_a_usage_error(flat, new, prepare, split):
+    code, _, err = prepare(flat, new, f"--split={split}")
+    assert code == 2 and f"--split {split} makes no sense. Say --split" in err
+
+
+def test_a_copy_goes_into_one_folder_only_and_the_next_takes_its_place(flat, new, row):
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(flat / "cat.0.jpg", "JPEG")  # a net reads it at half its size
+    resave(flat, "cat.0.jpg", "cat.4.jpg")  # other bytes, the same pixels
+    resave(flat, "cat.1.jpg", "cat.2.jpg")  # in the same folder: that does no harm
+    resave(flat, "cat.1.jpg", "dog.0.jpg")  # of both classes: one of the labels is wrong
+    skipped = row(flat, new, *NUMBERS)["skipped"]
+    assert names(new, "train", "cat") == ["cat.0.jpg", "cat.1.jpg", "cat.2.jpg"]
+    assert names(new, "validation", "cat") == ["cat.3.jpg", "cat.5.jpg"]
+    assert names(new, "test", "cat") == ["cat.6.jpg"]
+    assert names(new, "train", "dog") == ["dog.1.jpg", "dog.2.jpg", "dog.3.jpg"]
+    owners = {"cat.4.jpg": "cat.0.jpg", "dog.0.jpg": "cat.1.jpg"}
+    assert skipped == {a: f"the same photo as {Path('train/cat', b)}" for a, b in owners.items()}
+
+
+def test_shares_use_every_photo_once_and_the_test_part_bears_the_loss(flat, new, tmp_path, row):
+    assert counts(row(flat, new, *SHARES)) == [16, 4, 4]
+    assert sorted(os.path.basename(path) for path in tree(new)) == sorted(os.listdir(flat))
+    resave(flat, "cat.0.jpg", "cat.11.jpg")
+    assert counts(row(flat, tmp_path / "other", *SHARES)) == [16, 4, 3]
+
+
+def test_shares_are_those_of_the_photos_that_can_be_read(flat, new, row):
+    for number in (0, 11):
+        (flat / f"cat.{number}.jpg").write_bytes(b"")
+    assert counts(result := row(flat, new)) == [8 + 9, 1 + 1, 1 + 2]
+    assert list(result["skipped"]) == ["cat.0.jpg", "cat.11.jpg"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pipes and links")
-def test_what_is_no_photo_is_skipped_and_named_and_the_next_number_takes_its_place(flat, tmp_path):
-    (flat / "cat.0.jpg").write_bytes(b"")
-    (flat / "cat.1.jpg").unlink()
+def test_what_is_no_photo_is_skipped_and_named_and_the_next_takes_its_place(flat, new, row):
+    for name in ("cat.0.jpg", "cat.1.jpg", "dog.2.jpg"):
+        (flat / name).unlink()
+    (flat / "cat.0.jpg").touch()
     (flat / "cat.1.jpg").symlink_to("nowhere.jpg")
-    (flat / "dog.2.jpg").unlink()
     os.mkfifo(flat / "dog.2.jpg")
-    result = outcome(flat, tmp_path / "new")
-    assert list(result["skipped"]) == ["cat.0.jpg", "cat.1.jpg", "dog.2.jpg"]
-    assert names(tmp_path / "new", "train", "cat") == ["cat.2.jpg", "cat.3.jpg", "cat.4.jpg"]
-    assert names(tmp_path / "new", "train", "dog") == ["dog.0.jpg", "dog.1.jpg", "dog.3.jpg"]
+    skipped = row(flat, new, *NUMBERS)["skipped"]
+    assert list(skipped) == ["cat.0.jpg", "cat.1.jpg", "dog.2.jpg"]
+    assert names(new, "train", "cat") == ["cat.2.jpg", "cat.3.jpg", "cat.4.jpg"]
+    assert names(new, "train", "dog") == ["dog.0.jpg", "dog.1.jpg", "dog.3.jpg"]
 
 
-def test_a_second_run_says_that_all_was_there(flat, tmp_path, run):
-    line = ("--prepare", flat, "--dataset", tmp_path / "new", "--split", "3,2,1")
-    assert run(*line)[1] == f"{tmp_path / 'new'}: 6 train, 4 validation, 2 test photos\n"
-    assert run(*line)[1] == f"{tmp_path / 'new'}: 6 train, 4 validation, 2 test photos; all were there already\n"
-    code, out, _ = run(*line, "--json")
-    assert json.loads(out) == {"dataset": str(tmp_path / "new"), "train": 6, "validation": 4, "test": 2, "copied": 0,
-                               "skipped": {}}
+WRONG = [
+    ([], 2, "Name a new folder: python dataset/prepare.py SOURCE NEW, or --download NEW"),
+    (["flat"], 2, "Name a new folder"),
+    (["--download"], 2, "Name a new folder"),
+    (["--download", "flat", "new"], 2, "Name a new folder"),
+    (["flat", "new", "--url", "https://example.org/x.zip"], 2, "go with --download"),
+    (["flat", "new", "--sha256", "0" * 64], 2, "go with --download"),
+    (["flat", "new", "--bogus"], 2, "unrecognized arguments: --bogus"),
+    (["", "new"], 1, "there is no folder"),
+    (["no\x1b[2J", "new"], 1, r"there is no folder no\x1b[2J"),
+]
 
 
-def test_without_a_place_to_go_the_photos_stay_where_they_are(flat, run):
-    assert run("--prepare", flat)[::2] == (2, "CatDogClassifier: it is not clear where the photos shall go. Name a new "
-                                              "folder: --dataset NEW\n")
+@pytest.mark.parametrize(("arguments", "code", "words"), WRONG)
+def test_what_cannot_be_done_is_said(flat, prepare, monkeypatch, tmp_path, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    found, out, err = prepare(*arguments)
+    assert (found, out) == (code, "") and words in err and "\x1b" not in err
+    assert os.listdir() == ["flat"]
 
 
-def test_a_stray_photo_is_named(flat, tmp_path):
-    touch(flat, "IMG_1.jpg")
-    with pytest.raises(DatasetError, match=r"needs 6 photos of img, but there are 1, such as .*IMG_1\.jpg"):
-        prepare(flat, tmp_path / "new")
-
-
-def test_a_disk_without_room_is_said_before_anything_is_copied(flat, tmp_path, monkeypatch):
-    monkeypatch.setattr(program.shutil, "disk_usage", lambda path: program.shutil._ntuple_diskusage(9, 9, 100))
-    with pytest.raises(program.WriteError, match="needs 0.0 MB, but only 0.0 MB are free.*Make room"):
-        prepare(flat, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-
-
-def test_the_same_pixels_in_another_format_are_the_same_photo_whatever_their_size(flat, tmp_path):
-    rng = np.random.default_rng(0)
-    large = Image.fromarray(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)).resize((1200, 900))
-    large.save(flat / "cat.0.jpg", "JPEG")  # which the net would read at half its size, to be faster
-    Image.open(flat / "cat.0.jpg").save(flat / "cat.5.jpg", "PNG")
-    assert outcome(flat, tmp_path / "new")["skipped"] == {"cat.5.jpg": f"the same photo as {Path('train/cat/cat.0.jpg')}"}
-
-
-def test_a_photo_of_both_classes_is_taken_once(flat, tmp_path):
-    copy(flat, "cat.1.jpg", "dog.0.jpg")
-    assert outcome(flat, tmp_path / "new")["skipped"] == {"dog.0.jpg": f"the same photo as {Path('train/cat/cat.1.jpg')}"}
-    assert names(tmp_path / "new", "train", "dog") == ["dog.1.jpg", "dog.2.jpg", "dog.3.jpg"]
-
-
-def test_shares_are_those_of_the_photos_that_can_be_read(flat, tmp_path):
-    for number in range(2):
-        (flat / f"cat.{number}.jpg").write_bytes(b"")
-    assert prepare(flat, tmp_path / "new", (0.8, 0.1, 0.1)) == {"train": 8 + 9, "validation": 1 + 1, "test": 1 + 2}
-
-
-def test_files_in_no_class_are_named(flat, tmp_path):
-    touch(flat, "dog.jpg", "sub/x.jpg")
-    assert outcome(flat, tmp_path / "new")["skipped"] == {"dog.jpg": "in no class", "sub/x.jpg": "in no class"}
+def test_it_starts_anywhere_and_without_tensorflow_or_a_picture_library(flat, tmp_path):
+    script = f"""if True:
+        import runpy, sys
+        sys.argv = ["prepare.py", {str(flat)!r}, "new", "-q"]
+        try:
+            runpy.run_path({str(REPO / "dataset/prepare.py")!r}, run_name="__main__")
+        except SystemExit as stop:
+            assert stop.code == 0
+        assert not {{"tensorflow", "keras", "matplotlib"}} & set(sys.modules)"""
+    done = python("-c", script, cwd=tmp_path, env={"PYTHONPATH": ""}, text=True)
+    assert (done.stdout, done.stderr) == ("new: 18 train, 2 validation, 4 test photos\n", "")

@@ -1,72 +1,166 @@
-"""Rooms 8 and 10: scores are right and honest, and the curves show the history."""
+"""Room 8: scores and calibration are those of the literature; the curves show the history."""
 
 import numpy as np
 import pytest
 
-from CatDogClassifier import draw_curves, overfitted_from, percent, score, score_line, smooth, wilson
-from conftest import both
+from CatDogClassifier import (
+    apply_temperature,
+    beats_chance,
+    calibration_bins,
+    classification_scores,
+    confidence_threshold,
+    draw_curves,
+    fit_temperature,
+    percent,
+    precision_recall,
+    risk_coverage,
+    wilson,
+)
+
+
+def both(second):
+    """Probabilities (N, 2) of two classes, from those of the second."""
+    second = np.asarray(second, np.float64)
+    return np.stack([1 - second, second], axis=1)
+
+
+def column(*labels):
+    """Labels as the program has them: float32 (N, 1)."""
+    return np.array(labels, np.float32)[:, None]
 
 
 @pytest.mark.parametrize(
     ("correct", "total", "low", "high"),
-    # 81 of 263 is the example of R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3; as are the others.
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+    # Table I, method 3, of R. G. Newcombe, Statistics in Medicine 17 (1998).
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
-def test_the_interval_is_wilsons(correct, total, low, high):
+def test_the_interval_is_wilsons_and_stays_within_0_and_1(correct, total, low, high):
     assert wilson(correct, total) == pytest.approx((low, high), abs=5e-5)
+    mirrored = 1 - high, 1 - low
+    assert wilson(total - correct, total) == pytest.approx(mirrored, abs=5e-5)
+    assert (wilson(0, total)[0], wilson(total, total)[1]) == (0.0, 1.0)
 
 
-def test_the_interval_stays_within_0_and_1():
-    assert wilson(20, 20)[1] == 1.0
-    assert wilson(0, 20)[0] == 0.0
+def test_scores_count_right_answers_by_class_and_the_loss_is_the_mean_cross_entropy():
+    found = classification_scores(both([0.1, 0.9, 0.6, 0.4, 0.8]), column(0, 1, 0, 1, 1))
+    assert (found["correct"], found["total"], found["accuracy"]) == (3, 5, 0.6)
+    assert found["by_class"] == [[1, 2], [2, 3]]
+    assert found["interval"] == wilson(3, 5)
+    assert found["loss"] == pytest.approx(-np.log([0.9, 0.9, 0.4, 0.4, 0.8]).mean())
+    wrong = classification_scores(both([0.0, 0.0]), column(1, 1))
+    assert (wrong["loss"], wrong["by_class"]) == (pytest.approx(-np.log(1e-7)), [[0, 0], [0, 2]])
 
 
-def test_a_score_counts_the_right_answers():
-    probabilities, labels = both([0.1, 0.9, 0.6, 0.4]), np.array([[0.0], [1.0], [0.0], [1.0]])
-    assert score(probabilities, labels)["correct"] == 2
-    assert score(probabilities, labels)["accuracy"] == 0.5
+def test_precision_and_recall_come_from_the_confusion_table_and_are_none_of_none():
+    answers = np.eye(4)[[0, 0, 1, 1, 0, 1]]
+    found = precision_recall(answers, column(0, 0, 0, 1, 1, 2))
+    assert found["confusion"] == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert found["precision"] == [2 / 3, 1 / 3, None, None]
+    assert found["recall"] == [2 / 3, 1 / 2, 0.0, None]
+    assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 3)
 
 
-def test_percentages_are_never_rounded_up():
-    assert percent(0.9996) == "99.9 %"
-    assert percent(1.0) == "100.0 %"
-    assert percent(0.812) == "81.2 %"
-    line = score_line({"correct": 1999, "total": 2000, "accuracy": 0.9995, "interval": (0.99718, 0.99991)})
-    assert line == "99.9 %  (1999 of 2000; 95 % interval 99.7 to 100.0 %)"
+@pytest.mark.parametrize(
+    ("right", "beats"), [((60, 15), True), ((80, 15), True), ((80, 0), False), ((40, 10), False)]
+)
+def test_better_than_chance_is_better_than_guesses_whatever_their_shares(right, beats):
+    """Of 80 cats and 20 dogs: for guesses the recalls add up to 1."""
+    answers = (
+        [0.0] * right[0] + [1.0] * (80 - right[0]) + [1.0] * right[1] + [0.0] * (20 - right[1])
+    )
+    scores = classification_scores(both(answers), column(*[0] * 80, *[1] * 20))
+    assert scores["correct"] == sum(right)
+    assert beats_chance(scores) is beats
 
 
-def test_smoothing_is_the_tutorials():
-    assert smooth([1.0, 0.0, 0.0]) == pytest.approx([1.0, 0.8, 0.64])
-    assert smooth([2.0, 4.0], factor=0.5) == [2.0, 3.0]
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.9996, "99.9 %"), (1.0, "100.0 %"), (0.812, "81.2 %"), (np.float32(0.81), "81.0 %")],
+)
+def test_percentages_are_never_rounded_up(share, text):
+    assert percent(share) == text
 
 
-HISTORY = {"acc": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.96, 0.97], "loss": [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05],
-           "val_acc": [0.5, 0.6, 0.65, 0.64, 0.63, 0.62, 0.61, 0.6], "val_loss": [0.7, 0.6, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0]}
+# Calibration. -------------------------------------------------------------------------------------
 
 
-def test_overfitting_starts_after_the_best_epoch_when_validation_turns_worse_while_training_improves():
-    assert overfitted_from(HISTORY, 3) == 4
-    assert overfitted_from(HISTORY, 0) is None  # no epoch was better than what it started from
-    assert overfitted_from({**HISTORY, "val_loss": [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]}, 8) is None  # still improving
-    assert overfitted_from({**HISTORY, "loss": [0.7, 0.6, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6]}, 3) is None  # worse at both
-    assert overfitted_from({**HISTORY, "val_loss": [0.9, 0.9, 0.55, 0.6, 0.7, 0.6, 0.7, 0.6]}, 3) is None  # a lucky epoch
-    assert overfitted_from({**HISTORY, "val_loss": [0.9, 0.8, 0.7, 0.6, 0.5, 0.6, 0.7, 0.8]}, 5) is None  # too early to say
+def hot(temperature, classes, count=6000):
+    """Probabilities as honest as can be once cooled by this temperature, and labels."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (count, classes))
+    truth = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (truth.cumsum(axis=1) < rng.random((count, 1))).sum(axis=1)
+    powers = np.exp(temperature * logits)
+    return powers / powers.sum(axis=1, keepdims=True), column(*labels)
 
 
-@pytest.mark.parametrize(("name", "title"), [("acc", "Accuracy"), ("loss", "Loss")])
-def test_the_curves_show_the_history_and_mark_the_best_epoch(name, title):
-    axes = draw_curves(HISTORY, name, title, 3).axes[0]
-    lines = {line.get_label(): line for line in axes.lines}
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_by_which_answers_were_made_is_found(temperature, classes):
+    found, labels = hot(temperature, classes)
+    fitted = fit_temperature(found, labels)
+    assert fitted == pytest.approx(temperature, rel=0.06)
+    assert calibration_bins(apply_temperature(found, fitted), labels)["ece"] < 0.025
+
+
+def test_a_net_that_was_always_right_does_not_become_certain():
+    found, labels = both([0.1, 0.9] * 50), column(*[0, 1] * 50)
+    cooled = apply_temperature(found, fit_temperature(found, labels))
+    assert cooled.max() == pytest.approx(1 - 1 / 102, abs=2e-4)
+
+
+def test_a_temperature_divides_the_logits_and_keeps_the_answers():
+    found = both([0.2, 0.5, 0.999])
+    odds = np.log(found[:, 1] / found[:, 0]) / 3
+    assert apply_temperature(found, 3)[:, 1] == pytest.approx(1 / (1 + np.exp(-odds)))
+    certain = both([0, 1])
+    assert apply_temperature(certain, 0.1) == pytest.approx(certain)
+    assert np.array_equal(apply_temperature(found, 1), found)
+
+
+def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy():
+    found = calibration_bins(both([0.95] * 4 + [0.3] * 2), column(1, 1, 1, 0, 0, 1), bins=10)
+    assert found["bins"] == [pytest.approx([0.7, 0.5, 2]), pytest.approx([0.95, 0.75, 4])]
+    assert found["ece"] == pytest.approx((2 * 0.2 + 4 * 0.2) / 6)
+    assert calibration_bins(both([1.0, 0.0]), column(1, 0)) == {"ece": 0.0, "bins": [[1.0, 1.0, 2]]}
+
+
+def test_a_threshold_abstains_from_as_few_as_it_can_with_so_few_errors():
+    right = column(1, 1, 0, 1, 0, 1, 1, 0)
+    curve = risk_coverage(both([0.99, 0.98, 0.97, 0.9, 0.9, 0.8, 0.7, 0.6]), right)
+    assert [row[1:] for row in curve] == [[0, 1], [0, 2], [1, 3], [2, 5], [2, 6], [2, 7], [3, 8]]
+    assert confidence_threshold(curve, 0.0) == (0.98, 0.0, pytest.approx(6 / 8))
+    assert confidence_threshold(curve, 0.3) == (0.7, pytest.approx(2 / 7), pytest.approx(1 / 8))
+    assert confidence_threshold(curve, 0.5)[0] == 0.6
+    assert confidence_threshold(curve[2:], 0.1) == (1.1, 0.0, 1.0)  # nothing is safe
+    many = risk_coverage(both(np.linspace(0.6, 1, 1000)), np.ones((1000, 1), np.float32))
+    assert (len(many), many[-1]) == (256, [pytest.approx(0.6), 0, 1000])
+
+
+# Curves. ------------------------------------------------------------------------------------------
+
+HISTORY = {"acc": [0.5, 0.6, 0.7], "loss": [0.7, 0.6, 0.5]}
+HISTORY |= {"val_acc": [1.0, 0.0, 0.0], "val_loss": [2.0, 4.0, 4.0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "smoothed"),  # by the tutorials' moving average, of which 0.8 is kept
+    [("acc", "Accuracy", [1.0, 0.8, 0.64]), ("loss", "Loss", [2.0, 2.4, 2.72])],
+)
+def test_the_curves_show_the_history_and_mark_the_best_epoch(name, title, smoothed):
+    figure = draw_curves(HISTORY, name, title, 2)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
     dots = lines["training"]
-    assert dots.get_marker() == "o"
-    assert dots.get_linestyle() == "None"
-    assert list(dots.get_xdata()) == list(range(1, 9))
-    assert list(dots.get_ydata()) == HISTORY[name]
+    assert (dots.get_marker(), dots.get_linestyle()) == ("o", "None")
+    assert dots.get_xydata().tolist() == [[i + 1, y] for i, y in enumerate(HISTORY[name])]
     assert list(lines["validation"].get_ydata()) == HISTORY[f"val_{name}"]
-    assert list(lines["validation, smoothed"].get_ydata()) == smooth(HISTORY[f"val_{name}"])
-    assert lines["best epoch: 3"].get_xdata()[0] == 3
-    assert title in axes.get_title()
-
-
-def test_a_notebook_can_show_the_figure_by_itself():
-    assert draw_curves(HISTORY, "acc", "Accuracy", 3)._repr_png_().startswith(b"\x89PNG")
+    assert lines["validation, smoothed"].get_ydata() == pytest.approx(smoothed)
+    assert lines["best epoch: 2"].get_xdata()[0] == 2
+    assert title in figure.axes[0].get_title()
+    assert figure._repr_png_().startswith(b"\x89PNG")  # a notebook shows it by itself
+    assert len(draw_curves(HISTORY, name, title, 0).axes[0].lines) == 3  # none was the best

@@ -1,33 +1,40 @@
-"""Room 11: weights are written whole or not at all, any Keras can read them, and no file can do harm."""
+"""The weights file: whole or not at all, readable by any Keras, and no file can do harm."""
 
+import errno
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from CatDogClassifier import CatDogClassifier, WeightsError, WriteError, write_whole
-from conftest import forward
+import CatDogClassifier as program
+from CatDogClassifier import CatDogClassifier, WeightsError, WriteError
+from conftest import REPO, quick
 
 PHOTOS = np.random.default_rng(9).integers(0, 256, (3, 150, 150, 3), dtype=np.uint8)
+keras_2 = pytest.mark.parametrize("library", ["keras", "tf_keras"])  # tf_keras is Keras 2
 
 
-def answers(classifier):
-    return forward(classifier.predictor, PHOTOS)[:, 1]
-
-
-def loaded(path):
-    classifier = CatDogClassifier(weights=str(path), quiet=True)
+def load(path, **settings):
+    """A classifier with the weights of a file."""
+    classifier = CatDogClassifier(weights=str(path), quiet=True, **settings)
     classifier.load_weights()
     return classifier
 
 
-def plain_net(keras):
-    """The tutorial's code, in whichever Keras is given: names and flags are that library's own."""
-    layers = keras.layers
-    net = keras.Sequential()
+def answers(model):
+    """What a model itself makes of the photos: P(dog)."""
+    return model.predict(PHOTOS.astype(np.float32) / 255, verbose=0)[:, 0]
+
+
+def tutorial_net(library):
+    """The tutorial's code, in whichever Keras: names and flags are that library's own."""
+    keras = pytest.importorskip(library, reason="the Keras 2 check needs tf_keras")
+    layers, net = keras.layers, keras.Sequential()
     net.add(layers.Conv2D(32, (3, 3), activation="relu", input_shape=(150, 150, 3)))
     net.add(layers.MaxPooling2D((2, 2)))
     for filters in (64, 128, 128, 256):
@@ -41,193 +48,229 @@ def plain_net(keras):
     return net
 
 
-def their_answers(net):
-    return net.predict(PHOTOS.astype(np.float32) / 255, verbose=0)[:, 0]
-
-
-def test_saved_and_loaded_weights_answer_alike(trained, weights):
-    assert np.array_equal(answers(loaded(weights)), answers(trained))
+# What it holds, and who reads it. -----------------------------------------------------------------
 
 
 def test_the_file_tells_what_is_needed_to_use_it(trained, weights):
     with h5py.File(weights) as file:
-        facts = json.loads(file.attrs["catdogclassifier"])
-    assert facts["classes"] == ["cat", "dog"]
-    assert facts["image_size"] == 150
-    assert facts["rung"] == "default"
-    assert facts["summary"]["test"]["total"] == 16
-    assert set(facts["versions"]) == {"keras", "tensorflow", "numpy"}
-    assert loaded(weights).facts == facts
+        text, digest = file.attrs["catdogclassifier"], file.attrs["digest"]
+        groups = [(layer, file[layer]) for layer in file.attrs["layer_names"]]
+        names = [(layer, name) for layer, group in groups for name in group.attrs["weight_names"]]
+        arrays = [file[layer][name][()] for layer, name in names]
+    info = json.loads(text)
+    known = {"architecture": "default", "base": None, "classes": ["cat", "dog"]}
+    known |= {"is_synthetic": False, "program": program.PROGRAM}
+    assert {name: info[name] for name in known} == known
+    assert (info["summary"]["test"]["total"], info["recipe"]["optimizer"]) == (16, "adam")
+    assert load(weights).info == info == json.loads(json.dumps(trained.info))
+    assert names[0] == (b"conv2d_0", b"conv2d_0/kernel:0")  # as in files of Keras 2
+    assert all(map(np.array_equal, arrays, trained.model.get_weights()))
+    found = hashlib.sha256(text)
+    for array in arrays:
+        found.update(array.tobytes())
+    assert found.hexdigest().encode() == digest
 
 
-def test_keras_3_reads_the_file_with_load_weights(trained, weights):
-    import keras
-
-    net = plain_net(keras)
+@keras_2
+def test_any_keras_reads_the_file_with_load_weights(weights, trained, library):
+    net = tutorial_net(library)
     net.load_weights(weights)
-    assert their_answers(net) == pytest.approx(answers(trained), abs=1e-5)
+    assert answers(net) == pytest.approx(answers(trained.model), abs=1e-5)
+    raw = trained.model.predict(PHOTOS / np.float32(255), verbose=0)[:, 0]
+    assert answers(load(weights).model).tolist() == raw.tolist()
 
 
-def test_keras_2_reads_the_file_with_load_weights(trained, weights):
-    tf_keras = pytest.importorskip("tf_keras", reason="the Keras 2 check needs tf_keras")
-    net = plain_net(tf_keras)
-    net.load_weights(weights)
-    assert their_answers(net) == pytest.approx(answers(trained), abs=1e-5)
-
-
+@keras_2
 @pytest.mark.parametrize("save", ["save_weights", "save"])
-def test_files_of_the_tutorials_own_keras_2_code_load(tmp_path, save):
-    tf_keras = pytest.importorskip("tf_keras", reason="the Keras 2 check needs tf_keras")
-    plain_net(tf_keras)  # so that the next one's layers are numbered on: names must not matter
-    net = plain_net(tf_keras)
-    path = str(tmp_path / "CatDogClassifier_model.h5")
+def test_files_of_the_tutorials_own_code_load(tmp_path, save, library):
+    tutorial_net(library)  # so that the next one's layers are numbered on: names must not matter
+    net, path = tutorial_net(library), str(tmp_path / "CatDogClassifier_model.h5")
+    if (library, save) == ("keras", "save_weights"):  # Keras 3 has a format of its own for that
+        path = str(tmp_path / "x.weights.h5")
+        net.save_weights(path)
+        with pytest.raises(WeightsError, match=r"x\.weights\.h5"):
+            load(path)
+        return
     getattr(net, save)(path)
-    classifier = loaded(path)
-    assert answers(classifier) == pytest.approx(their_answers(net), abs=1e-5)
-    assert classifier.classes == ("cat", "dog")
+    classifier = load(path)
+    assert answers(classifier.model) == pytest.approx(answers(net), abs=1e-5)
+    assert (classifier.classes, classifier.info["temperature"]) == (("cat", "dog"), 1.0)
 
 
-def test_whole_model_files_of_keras_3_load_as_weights(tmp_path):
-    import keras
-
-    net = plain_net(keras)
-    net.save(tmp_path / "model.h5")
-    assert answers(loaded(tmp_path / "model.h5")) == pytest.approx(their_answers(net), abs=1e-5)
+# What is wrong with a file is one line. -----------------------------------------------------------
 
 
-def test_a_model_is_never_deserialised(tmp_path, weights):
-    """A file whose model description is poison is read for its numbers only."""
-    path = tmp_path / "poison.h5"
-    path.write_bytes(Path(weights).read_bytes())
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A weights file of 150 kB, of a net that nobody has trained."""
+    classifier = quick(tmp_path_factory.mktemp("own"), model="happy")
+    classifier.createModel()
+    classifier.save_weights()
+    return Path(classifier.settings.weights)
+
+
+KERNEL, BIAS = "conv0/conv0/kernel:0", "fc/fc/bias:0"
+
+
+def without(name):
+    """A change that takes an attribute or an item away."""
+    return lambda file: (file.attrs if name in file.attrs else file).__delitem__(name)
+
+
+def instead(name, make, *arguments, **options):
+    """A change that puts something else in the place of an array."""
+
+    def change(file):
+        del file[name]
+        getattr(file, make)(name, *arguments, **options)
+
+    return change
+
+
+def said(text):
+    """Another text of metadata, with the digest that belongs to it: anybody can compute that."""
+
+    def change(file):
+        found = hashlib.sha256(text.encode())
+        for group in (file[layer] for layer in file.attrs["layer_names"]):
+            for name in group.attrs["weight_names"]:
+                found.update(group[name][()].tobytes())
+        file.attrs["catdogclassifier"] = np.bytes_(text.encode())
+        file.attrs["digest"] = np.bytes_(found.hexdigest().encode())
+
+    return change
+
+
+def copied(own, folder, change):
+    """A copy with a change."""
+    path = Path(shutil.copy(own, folder / "damaged.h5"))
     with h5py.File(path, "a") as file:
-        file.attrs["model_config"] = json.dumps({"class_name": "Lambda", "config": {"function": "poison"}})
-    assert np.array_equal(answers(loaded(path)), answers(loaded(weights)))
-
-
-def damaged(tmp_path, weights, name):
-    """A copy of the weights, damaged in one of the ways that DAMAGE names."""
-    path = tmp_path / "damaged.h5"
-    path.write_bytes(Path(weights).read_bytes())
-    with h5py.File(path, "a") as file:
-        DAMAGE[name](file)
+        change(file)
     return path
 
 
-def other_shape(file):
-    del file["dense_1/dense_1/bias:0"]
-    file.create_dataset("dense_1/dense_1/bias:0", data=np.zeros(2, np.float32))
-
-
-def other_type(file):
-    del file["dense_1/dense_1/bias:0"]
-    file.create_dataset("dense_1/dense_1/bias:0", data=np.zeros(1, np.int64))
-
-
-def group_for_array(file):
-    del file["dense_1/dense_1/bias:0"]
-    file.create_group("dense_1/dense_1/bias:0")
-
-
-DAMAGE = {
-    "an array of another shape": other_shape,
-    "an array of another type": other_type,
-    "a group in the place of an array": group_for_array,
-    "a layer less": lambda file: file.attrs.__setitem__("layer_names", file.attrs["layer_names"][:-1]),
-    "a missing array": lambda file: file.__delitem__("conv2d_0/conv2d_0/kernel:0"),
-    "a missing layer": lambda file: file.__delitem__("dense_0"),
-    "no names of layers": lambda file: file.attrs.__delitem__("layer_names"),
-    "facts that are no JSON": lambda file: file.attrs.__setitem__("catdogclassifier", "{"),
-    "facts of another kind": lambda file: file.attrs.__setitem__("catdogclassifier", "[1]"),
-    "a number that is none": lambda file: file["dense_1/dense_1/bias:0"].__setitem__(0, np.nan),
-    "classes in another order": lambda file: file.attrs.__setitem__("catdogclassifier", '{"classes": ["dog", "cat"]}'),
-    "one class twice": lambda file: file.attrs.__setitem__("catdogclassifier", '{"classes": ["cat", "cat"]}'),
-    "a net of a later version": lambda file: file.attrs.__setitem__("catdogclassifier", '{"rung": "other"}'),
-    "classes of another kind": lambda file: file.attrs.__setitem__("catdogclassifier", '{"classes": [1, 2]}'),
+DAMAGED = {
+    "an array of another shape": instead(BIAS, "create_dataset", data=np.zeros(2, np.float32)),
+    "one that is not stored": instead(BIAS, "create_dataset", (1,), np.float32),
+    "a group for an array": instead(BIAS, "create_group"),
+    "a missing array": without(KERNEL),
+    "a missing layer": without("fc"),
+    "no names of layers": without("layer_names"),
+    "a layer less": lambda file: file.attrs.create("layer_names", file.attrs["layer_names"][:-1]),
+    "a text that is no JSON": said("{"),
+    "a list": said("[1]"),
+    "three classes": said('{"architecture": "happy", "classes": ["a", "b", "c"]}'),
+    "classes in another order": said('{"architecture": "happy", "classes": ["dog", "cat"]}'),
+    "one class twice": said('{"architecture": "happy", "classes": ["cat", "cat"]}'),
+    "a class without a name": said('{"architecture": "happy", "classes": ["", "cat"]}'),
+    "classes of another kind": said('{"architecture": "happy", "classes": [1, 2]}'),
+    "a base that is a list": said('{"architecture": "frozen", "base": ["vgg16"]}'),
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_file_is_refused_in_one_line(tmp_path, weights, name):
-    with pytest.raises(WeightsError) as refusal:
-        loaded(damaged(tmp_path, weights, name))
-    assert str(tmp_path) in str(refusal.value)
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_damaged_file_is_refused_in_one_line(own, tmp_path, what):
+    with pytest.raises(WeightsError, match=r"damaged\.h5") as refusal:
+        load(copied(own, tmp_path, DAMAGED[what]))
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no HDF5", b"\x89HDF\r\n\x1a\n" + bytes(100)])
-def test_what_is_no_weights_file_is_refused(tmp_path, content):
+@pytest.mark.parametrize("name", [b"catdogclassifier", b"digest", b"layer_names"])
+def test_a_damaged_name_does_not_make_our_file_one_of_another_program(own, tmp_path, name):
+    content = own.read_bytes()
+    assert name in content
+    (tmp_path / "damaged.h5").write_bytes(content.replace(name, b"X" + name[1:]))
+    with pytest.raises(WeightsError, match=r"damaged\.h5"):
+        load(tmp_path / "damaged.h5", model="happy")
+
+
+@pytest.mark.parametrize("content", [b"", b"no HDF5", b"\x89HDF\r\n\x1a\n" + bytes(100), None])
+def test_what_is_no_weights_file_or_half_of_one_is_refused(own, tmp_path, content):
     path = tmp_path / "model.h5"
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match="model.h5"):
-        loaded(path)
+    path.write_bytes(own.read_bytes()[:100_000] if content is None else content)
+    with pytest.raises(WeightsError, match=r"model\.h5 is not a weights file that can be read"):
+        load(path)
 
 
-def test_a_truncated_file_is_refused(tmp_path, weights):
-    path = tmp_path / "half.h5"
-    path.write_bytes(Path(weights).read_bytes()[:1_000_000])
-    with pytest.raises(WeightsError, match="half.h5"):
-        loaded(path)
-
-
-def test_the_weights_of_another_net_are_refused(tmp_path):
+def test_a_file_that_does_not_load_leaves_all_as_it_was(trained, own, tmp_path):
     import keras
 
-    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    net.save(tmp_path / "other.h5")
+    path, before = tmp_path / "other.h5", dict(vars(trained))
+    weights = trained.model.get_weights()
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(path)
     with pytest.raises(WeightsError, match="another net"):
-        loaded(tmp_path / "other.h5")
+        trained.load_weights(path)
+    with pytest.raises(WeightsError, match="missing"):
+        trained.load_weights(tmp_path / "missing.h5")
+    assert vars(trained) == before
+    assert all(map(np.array_equal, trained.model.get_weights(), weights))
 
 
-def test_a_weights_file_in_the_newer_keras_format_is_refused_clearly(tmp_path):
-    import keras
-
-    plain_net(keras).save_weights(tmp_path / "x.weights.h5")
-    with pytest.raises(WeightsError, match="x.weights.h5"):
-        loaded(tmp_path / "x.weights.h5")
-
-
-def test_a_file_that_does_not_load_leaves_the_net_as_it_was(trained, tmp_path):
-    before, history = answers(trained), trained.history
-    (tmp_path / "broken.h5").write_bytes(b"broken")
-    with pytest.raises(WeightsError):
-        trained.load_weights(tmp_path / "broken.h5")
-    assert np.array_equal(answers(trained), before)
-    assert trained.history is history
+def test_a_guesser_of_version_1_is_still_told_from_one_that_has_learned(own, tmp_path, run):
+    about = {"rung": "happy", "classes": ["cat", "dog"], "summary": {"learned": False}}
+    path = copied(own, tmp_path, said(json.dumps(about)))
+    photo = REPO / "dataset" / "test" / "cat" / "000.jpg"
+    assert "guesses" in run("-f", photo, "--weights", path)[2]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
-def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "real.h5").write_bytes(b"old")
-    (tmp_path / "link.h5").symlink_to("real.h5")
-    write_whole(tmp_path / "link.h5", b"new")
-    assert (tmp_path / "link.h5").is_symlink()
-    assert (tmp_path / "real.h5").read_bytes() == b"new"
+# It is written whole or not at all. ---------------------------------------------------------------
+
+
+@pytest.fixture
+def saver(own, tmp_path):
+    """A classifier that can save, over an older file."""
+    shutil.copy(own, tmp_path / "net.h5")
+    classifier = quick(tmp_path, model="happy", seed=2)
+    classifier.createModel()
+    return classifier
+
+
+def test_a_link_stays_a_link_and_a_mode_stays_too(saver, tmp_path):
+    real = (tmp_path / "net.h5").rename(tmp_path / "real.h5")
+    real.chmod(0o600)
+    (tmp_path / "net.h5").symlink_to("real.h5")
+    before = real.read_bytes()
+    saver.save_weights()
+    assert (tmp_path / "net.h5").is_symlink()
+    assert real.read_bytes() != before
+    assert real.stat().st_mode & 0o777 == 0o600
+    assert all(map(np.array_equal, load(real).model.get_weights(), saver.model.get_weights()))
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
-    path = tmp_path / "model.h5"
-    write_whole(path, b"old")
-
+@pytest.mark.parametrize("how", ["full", "interrupted"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    saver, tmp_path, monkeypatch, failing, how
+):
     def fail(*arguments):
-        raise OSError(28, "No space left on device")
+        full = OSError(errno.ENOSPC, "No space left on device")
+        raise full if how == "full" else KeyboardInterrupt
 
+    before = (tmp_path / "net.h5").read_bytes()
     monkeypatch.setattr(os, failing, fail)
-    with pytest.raises(WriteError, match=r"model\.h5: No space left on device"):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["model.h5"]
+    wanted = WriteError if how == "full" else KeyboardInterrupt
+    with pytest.raises(wanted, match=r"net\.h5: No space left" if how == "full" else None):
+        saver.save_weights()
+    assert (tmp_path / "net.h5").read_bytes() == before
+    assert os.listdir(tmp_path) == ["net.h5"]
 
 
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "model.h5"
-    write_whole(path, b"old")
+def other_hdf5(path):
+    """Somebody's data."""
+    with h5py.File(path, "w") as file:
+        file["x"] = np.arange(10)
+    return path.read_bytes()
 
-    def interrupt(descriptor):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["model.h5"]
+@pytest.mark.parametrize("content", [b"# My notes", b"\x89PNG\r\n\x1a\n", b"cat", None])
+def test_a_file_that_this_program_did_not_write_is_never_replaced(
+    saver, dataset, tmp_path, run, content
+):
+    path = tmp_path / "net.h5"
+    content = other_hdf5(path) if content is None else content
+    path.write_bytes(content)
+    with pytest.raises(WriteError, match=r"net\.h5 is there already, not written by this program"):
+        saver.save_weights()
+    code, _, err = run("--dataset", dataset, "--weights", path, "--epochs", 1)
+    assert (code, err.count("\n")) == (1, 1)  # before the training
+    assert path.read_bytes() == content

@@ -1,0 +1,146 @@
+"""The scripts behind the published figures: the test photos are kept apart, folds and tables."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+
+import CatDogClassifier as program
+from conftest import REPO, tint
+
+HAPPY = ["--model", "happy", "--epochs", "1", "--precision", "float32"]
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(REPO / "tests" / "measure")
+
+
+def draw(folder, numbers):
+    """Photos named as Kaggle names them."""
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        for label in ("cat", "dog"):
+            tint(label, np.random.default_rng(number)).save(folder / f"{label}.{number}.jpg")
+
+
+@pytest.fixture
+def box(tmp_path, monkeypatch):
+    """train_box.py in this process, for 12 photos to train on, none to test."""
+    import train_box
+
+    def call(*arguments):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            code = program.main(list(map(str, arguments)))
+        if code:
+            raise SystemExit(code)
+        return out.getvalue()
+
+    splits = {"train": range(12), "validation": range(12, 18), "test": range(18, 24)}
+    monkeypatch.setattr(train_box, "SPLITS", splits)
+    monkeypatch.setattr(train_box, "TEST_LOG", tmp_path / "log")
+    monkeypatch.setattr(train_box, "call", call)
+    draw(tmp_path / "photos", range(18))
+    line = [str(tmp_path / "photos"), "--work", str(tmp_path / "work"), *HAPPY]
+    return lambda *more: train_box.main([*line, *more])
+
+
+def test_the_shipped_net_is_trained_without_a_look_at_the_test_photos(box, tmp_path, capsys):
+    box()  # there are none
+    weights = tmp_path / "work" / "seed0.h5"
+    about = program.read_metadata(tmp_path / "work" / "seed0_box.h5", program.Settings())
+    card = about.pop("card")
+    assert about == program.read_metadata(weights, program.Settings())
+    assert (card["validation"], "test" in card) == ("7000-7499", False)
+    before = weights.read_bytes()
+    box()
+    assert weights.read_bytes() == before  # what is finished is not trained again
+    with pytest.raises(SystemExit, match="--model happy .*Name another --work"):
+        box("--epochs", "2")
+    with pytest.raises(SystemExit, match="cat.18.jpg is missing"):
+        box("--score")
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_reading_of_the_test_photos_is_logged_before_it_begins(box, tmp_path, capsys):
+    draw(tmp_path / "photos", range(18, 24))
+    good = {path: path.read_bytes() for path in (tmp_path / "photos").glob("*.2?.jpg")}
+    for path in good:
+        path.write_bytes(b"broken")
+    with pytest.raises(SystemExit):
+        box("--score")
+    run = program.read_metadata(tmp_path / "work" / "seed0.h5", program.Settings())["run"]
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert line.endswith(f"run {run}: begun")
+    for path, content in good.items():
+        path.write_bytes(content)
+    box("--score")
+    *_, line = (tmp_path / "log").read_text().splitlines()
+    card = program.read_metadata(tmp_path / "work" / "seed0_box.h5", program.Settings())["card"]
+    assert line.endswith(f"run {run}: {card['test']['correct']} of 12")
+    assert "expected calibration error" in capsys.readouterr().out
+
+
+def test_what_trains_the_shipped_net_keeps_its_test_photos_and_the_originals_apart(capsys):
+    import calibration
+    import train_box
+
+    train, validation, test = (set(numbers) for numbers in train_box.SPLITS.values())
+    assert (len(train), len(validation), len(test)) == (6900, 500, 500)
+    assert not train & validation and not test & (train | validation)
+    assert not (train | validation | test) & {*range(4001, 4101), *range(8000, 9000)}
+    with pytest.raises(SystemExit):
+        calibration.main(["photos", "net.h5", "--to", "7500"])
+    assert "train_box.py --score alone reads the photos from 7500 on" in capsys.readouterr().err
+
+
+def test_folds_hold_every_photo_once_and_every_class_evenly():
+    from cross_validate import deal
+
+    labels = np.array([0] * 10 + [1] * 7, np.float32)[:, None]
+    assert deal(labels, 3).tolist() == [0, 1, 2] * 3 + [0] + [0, 1, 2] * 2 + [0]
+    shuffled = deal(labels, 3, np.random.default_rng(0))
+    assert shuffled.tolist() != deal(labels, 3).tolist()
+    assert [np.bincount(part).tolist() for part in np.split(shuffled, [10])] == [
+        [4, 3, 3],
+        [3, 2, 2],
+    ]
+    with pytest.raises(SystemExit, match="--folds 8 is more than the 7 photos of a class"):
+        deal(labels, 8)
+
+
+def test_cross_validation_gives_an_accuracy_for_each_fold_and_saves_nothing(
+    dataset, tmp_path, monkeypatch, capsys
+):
+    import cross_validate
+
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    cross_validate.main([str(dataset), "--folds", "3", "--repeats", "2", *HAPPY, "-q"])
+    first, second = capsys.readouterr().out.splitlines()
+    found = [float(each) for each in first.removeprefix("accuracies, %: ").split()]
+    assert len(found) == 6  # of 12 photos each
+    assert all(12 * each / 100 == pytest.approx(round(12 * each / 100), abs=0.01) for each in found)
+    mean, deviation = np.mean(found), np.std(found, ddof=1)
+    assert second == f"mean {mean:.2f} %, deviation {deviation:.2f}, epoch 1"
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(SystemExit, match="finetune does not begin anew"):
+        cross_validate.main([str(dataset), "--model", "finetune"])
+
+
+def test_the_ladder_prints_a_table_and_trains_nothing_twice(dataset, tmp_path, monkeypatch, capsys):
+    import ladder
+    import real_photos
+
+    line = ["--model", "happy", "happy", "--dataset", str(dataset), "--seeds", "0"]
+    line += ["--work", str(tmp_path / "work"), *HAPPY[2:]]
+    ladder.main(line)
+    table = capsys.readouterr().out
+    *_, titles, row = table.splitlines()
+    assert titles.split()[:4] == ["net", "parameters", "epochs", "seconds"]
+    assert row.split()[:3] == ["happy", "37,633", "1.0"]
+    assert row.endswith("(deviation 0.00, runs 1)")
+    monkeypatch.setattr(real_photos, "call", None)
+    ladder.main(line)
+    assert capsys.readouterr().out == table

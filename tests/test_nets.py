@@ -1,0 +1,714 @@
+"""The nets: the tutorials', number by number; bases, optimizer, rates, precision, any classes."""
+
+import functools
+import itertools
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import CatDogClassifier as program
+from CatDogClassifier import ARCHITECTURES, BASES, CatDogClassifier, build_model, keras, layers
+from conftest import REPO, python, quick
+
+SMALL = "mobilenet-0.25"  # the base that tests are quick with
+
+
+class Seen(Exception):
+    """Enough was seen: there is no need to train."""
+
+
+def see(self, *arguments, **more):
+    """In the place of fit."""
+    raise Seen
+
+
+def conv(size, filters, parameters):
+    return "Conv2D", (size, size, filters), parameters
+
+
+def pool(size, filters):
+    return "MaxPooling2D", (size, size, filters), 0
+
+
+def normed(side, channels, parameters, rectified=True):
+    """A convolution without bias and its normalization, as lines of a summary."""
+    shape = side, side, channels
+    lines = [("Conv2D", shape, parameters), ("BatchNormalization", shape, 4 * channels)]
+    return lines + rectified * [("ReLU", shape, 0)]
+
+
+def block(side, channels):
+    """A residual block, its change weighed by two dense layers."""
+    few, shape, weights = channels // 8, (side, side, channels), 9 * channels**2
+    gates = [("GlobalAveragePooling2D", (1, 1, channels), 0)]
+    gates += [("Dense", (1, 1, few), channels * few + few)]
+    gates += [("Dense", (1, 1, channels), channels * few + channels), ("Multiply", shape, 0)]
+    change = [*normed(side, channels, weights), *normed(side, channels, weights, False), *gates]
+    return [*change, ("Add", shape, 0), ("ReLU", shape, 0)]
+
+
+# Layer, output shape without the batch, parameters: the summaries that the tutorials print.
+FOUR = [conv(148, 32, 896), pool(74, 32), conv(72, 64, 18_496), pool(36, 64)]
+FOUR += [conv(34, 128, 73_856), pool(17, 128), conv(15, 128, 147_584), pool(7, 128)]
+FIVE = [conv(5, 256, 295_168), pool(2, 256), ("Flatten", (1024,), 0), ("Dropout", (1024,), 0)]
+HEAD = [("Dense", (512,), 3_211_776), ("Dense", (1,), 513)]
+VGG16 = [conv(150, 64, 1_792), conv(150, 64, 36_928), pool(75, 64)]
+VGG16 += [conv(75, 128, 73_856), conv(75, 128, 147_584), pool(37, 128)]
+VGG16 += [conv(37, 256, 295_168), *[conv(37, 256, 590_080)] * 2, pool(18, 256)]
+VGG16 += [conv(18, 512, 1_180_160), *[conv(18, 512, 2_359_808)] * 2, pool(9, 512)]
+VGG16 += [*[conv(9, 512, 2_359_808)] * 3, pool(4, 512), ("Flatten", (8192,), 0)]
+VGG16 += [("Dense", (256,), 2_097_408)]
+TRANSFER, BASE, LAST_BLOCK = [*VGG16, ("Dense", (1,), 257)], 14_714_688, 7_079_424
+HAPPY = [("ZeroPadding2D", (70, 70, 3), 0), conv(64, 32, 4_736)]
+HAPPY += [("BatchNormalization", (64, 64, 32), 128), ("Activation", (64, 64, 32), 0), pool(32, 32)]
+DIGITS = [conv(26, 32, 320), pool(13, 32), conv(11, 64, 18_496), pool(5, 64), conv(3, 64, 36_928)]
+DIGITS += [("Flatten", (576,), 0)]
+SIGNS = [("Flatten", (12_288,), 0), ("Dense", (25,), 307_225), ("Dense", (12,), 312)]
+SIGNS += [("Dense", (6,), 78)]
+OURS = [*normed(80, 32, 864), pool(40, 32), *normed(40, 64, 18_432), *block(40, 64), pool(20, 64)]
+OURS += [*normed(20, 128, 73_728), *block(20, 128), *block(20, 128), pool(10, 128)]
+OURS += [*normed(10, 224, 258_048), *block(10, 224), *block(10, 224)]
+OURS += [("GlobalAveragePooling2D", (224,), 0), ("Dense", (1,), 225)]
+NETS = {  # architecture: its layers, all parameters, those that do not train
+    "default": ([*FOUR, *FIVE, ("Dense", (512,), 524_800), ("Dense", (1,), 513)], 1_061_313, 0),
+    "baseline": ([*FOUR, ("Flatten", (6272,), 0), *HEAD], 3_453_121, 0),
+    "dropout": ([*FOUR, ("Flatten", (6272,), 0), ("Dropout", (6272,), 0), *HEAD], 3_453_121, 0),
+    "features": ([*VGG16, ("Dropout", (256,), 0), ("Dense", (1,), 257)], 16_812_353, BASE),
+    "frozen": (TRANSFER, 16_812_353, BASE),
+    "finetune_plain": (TRANSFER, 16_812_353, BASE - LAST_BLOCK),
+    "finetune": (TRANSFER, 16_812_353, BASE - LAST_BLOCK),
+    "happy": ([*HAPPY, ("Flatten", (32_768,), 0), ("Dense", (1,), 32_769)], 37_633, 64),
+    "mnist": ([*DIGITS, ("Dense", (64,), 36_928), ("Dense", (10,), 650)], 93_322, 0),
+    "signs": (SIGNS, 307_615, 0),
+    "residual": (OURS, 2_864_289, 2 * 1984),
+}
+
+
+@pytest.mark.parametrize("name", sorted({*ARCHITECTURES} - {"imagenet"}))
+def test_an_architecture_is_the_net_of_its_tutorial(name):
+    model = build_model(name, "vgg16", ARCHITECTURES[name].classes)
+    lines = [
+        (type(each).__name__, each.output.shape[1:], each.count_params())
+        for each in model.layers
+        if not isinstance(each, (layers.InputLayer, layers.Rescaling))
+        and each.output.shape[1:] != (150, 150, 3)  # of VGG16's own preparation of the pixels
+    ]
+    still = sum(int(np.prod(weight.shape)) for weight in model.non_trainable_weights)
+    assert (lines, model.count_params(), still) == NETS[name]
+    assert all(each.rate == 0.5 for each in model.layers if isinstance(each, layers.Dropout))
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch_size", "steps", "optimizer", "learning_rate", "augment"),
+    [
+        ("default", 30, 32, 0, "rmsprop", 1e-3, True),
+        ("baseline", 30, 20, 0, "rmsprop", 1e-4, False),
+        ("dropout", 100, 32, 100, "rmsprop", 1e-4, True),
+        ("features", 30, 20, 0, "rmsprop", 2e-5, False),
+        ("frozen", 30, 32, 100, "rmsprop", 2e-5, True),
+        ("finetune", 100, 32, 100, "rmsprop", 1e-5, True),
+        ("finetune_plain", 100, 20, 0, "rmsprop", 1e-5, False),
+        ("happy", 40, 50, 0, "adam", 1e-3, False),
+        ("mnist", 5, 64, 0, "rmsprop", 1e-3, False),
+    ],
+)
+def test_an_architecture_trains_as_its_tutorial_does(
+    name, epochs, batch_size, steps, optimizer, learning_rate, augment
+):
+    found = CatDogClassifier(model=name, recipe="tutorial").settings
+    assert (found.epochs, found.batch_size, found.steps) == (epochs, batch_size, steps)
+    assert (found.optimizer, found.learning_rate) == (optimizer, learning_rate)
+    assert (found.augment, found.patience) == (augment, 10)
+    assert CatDogClassifier(model=name, epochs=7, batch_size=3).settings.epochs == 7
+
+
+@pytest.mark.parametrize(("flag", "value"), [("model", "resnet"), ("base", "vgg19")])
+def test_an_unknown_architecture_or_base_is_a_usage_error_that_names_all(run, flag, value):
+    code, _, err = run(f"--{flag}", value)
+    names = ", ".join(ARCHITECTURES if flag == "model" else BASES)
+    assert (code, err) == (2, f"CatDogClassifier: --{flag} {value} is none of {names}\n")
+
+
+@pytest.mark.parametrize("name", ["features", "happy", "mnist", "signs", "residual"])
+def test_two_classes_have_one_answer_and_more_have_all(name):
+    for classes, kind in ((2, ((None, 1), "sigmoid")), (5, ((None, 5), "softmax"))):
+        model = build_model(name, SMALL, classes)
+        assert (model.output_shape, model.layers[-1].activation.__name__) == kind
+
+
+@pytest.mark.parametrize(("name", "kind"), [("happy", "binary"), ("mnist", "categorical")])
+def test_the_loss_is_the_cross_entropy_of_the_answers(name, kind):
+    assert CatDogClassifier(model=name).createModel().loss == f"{kind}_crossentropy"
+
+
+# A net in a file, whatever of it trains. ----------------------------------------------------------
+
+
+def scrambled(name, classes=2):
+    """A net whose weights all differ, those of batch normalization too; each time the same."""
+    keras.utils.set_random_seed(0)
+    model, rng = build_model(name, SMALL, classes), np.random.default_rng(0)
+    model.set_weights([array + rng.uniform(0, 0.01, array.shape) for array in model.get_weights()])
+    return model
+
+
+@functools.cache
+def info_of(name):
+    """What is known of a new net."""
+    classifier = CatDogClassifier(model=name, base=SMALL, base_weights="none", quiet=True)
+    classifier.createModel()
+    return classifier.net.info
+
+
+def save(model, name, path, classes=("cat", "dog"), **known):
+    """A weights file of this program."""
+    info = {**info_of(name), "classes": list(classes), **known}
+    path.write_bytes(program.save_h5(program.Net(model, info)))
+    return str(path)
+
+
+def answers(model, photos):
+    """The probabilities of all classes, by Keras alone."""
+    found = model.predict_on_batch(photos.astype(np.float32) / 255)
+    return found if found.shape[1] > 1 else np.concatenate([1 - found, found], axis=1)
+
+
+def same(one, other):
+    return all(map(np.array_equal, one.get_weights(), other.get_weights()))
+
+
+@pytest.mark.parametrize("name", sorted({*NETS} - {"dropout", "frozen", "finetune"}))
+def test_a_saved_net_loads_whatever_trained_then_and_trains_now(name, tmp_path):
+    model, other = scrambled(name, 3), build_model(name, SMALL, 3)
+    size, channels = model.input_shape[1], model.input_shape[3]
+    photos = np.random.default_rng(1).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    photos[..., 1:] = photos[..., :1]  # grey, so that it is plain what a net of grey ones sees
+    for trains in (True, False):
+        for layer in model.layers:
+            layer.trainable = trains
+        for layer in other.layers:
+            layer.trainable = not trains
+        path = save(model, name, tmp_path / "net.h5", "abc")
+        other.set_weights([np.zeros_like(array) for array in model.get_weights()])
+        program.load_h5(path, other)
+        assert same(model, other)
+        other.set_weights([np.zeros_like(array) for array in model.get_weights()])
+        other.load_weights(path)  # Keras' own reader, which looks at what trains
+        assert same(model, other)
+    classifier = CatDogClassifier(weights=path)
+    classifier.load_weights()
+    assert (classifier.settings.model, classifier.classes) == (name, tuple("abc"))
+    assert classifier.size == size
+    expected = answers(model, photos[..., :channels])
+    assert classifier.predictor.forward(photos) == pytest.approx(expected, abs=1e-5)
+
+
+def test_weights_of_another_net_than_asked_for_are_refused(run, weights, dataset, tmp_path):
+    photo = dataset / "test/cat/cat.0.png"
+    code, _, err = run("--model", "baseline", "--weights", weights, "-f", photo)
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"{weights} holds a net of the kind default, base None. Leave out --model" in err
+    wrong = save(scrambled("mnist"), "signs", tmp_path / "net.h5")
+    with pytest.raises(program.WeightsError, match="weights of another net"):
+        CatDogClassifier(weights=wrong).load_weights()
+
+
+def test_files_of_others_load_into_the_architecture_that_they_are_of(run, dataset, tmp_path):
+    """The tutorial's baseline, saved by Keras without a word about classes."""
+    model, photo = scrambled("baseline"), dataset / "test/cat/cat.0.png"
+    model.save(tmp_path / "theirs.h5", include_optimizer=False)
+    line = "--weights", tmp_path / "theirs.h5", "-f", photo, "--json"
+    found = json.loads(run("--model", "baseline", *line)[1])["probabilities"].values()
+    expected = answers(model, program.read_photo(photo, 150)[None])[0]
+    assert list(found) == pytest.approx(expected.tolist(), abs=1e-5)
+    assert run(*line)[0] == 1  # of the default architecture they are not
+
+
+BASES_OF_NONE = [{"architecture": "frozen", "base": base} for base in ("vgg19", None, ["vgg16"])]
+MANY = [str(number) for number in range(101)]
+CLASSES_OF_NONE = [{"classes": names} for names in (["a"], ["a", "a", "b"], sorted(MANY))]
+
+
+@pytest.mark.parametrize("known", [*BASES_OF_NONE, *CLASSES_OF_NONE, {"architecture": {}}])
+def test_a_file_cannot_ask_for_a_net_that_there_is_not(known, tmp_path, run):
+    path = save(scrambled("mnist"), "mnist", tmp_path / "net.h5", **known)
+    code, out, err = run("--weights", path, "-f", "photo.png")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"{path} is not a weights file that can be read (" in err
+
+
+# Bases: nets that others trained. -----------------------------------------------------------------
+
+
+def base_of(model):
+    """What comes before the head."""
+    return keras.Model(model.input, model.get_layer("flatten").input)
+
+
+def arrays(model):
+    return {f"{each.name}/{w.name}": np.array(w) for each in model.layers for w in each.weights}
+
+
+def moved(before, after):
+    """The names of the layers whose arrays differ."""
+    differ = (name for name, array in before.items() if not np.array_equal(array, after[name]))
+    return {name.split("/")[0] for name in differ}
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """Weights of the small base in a file, as Keras saves them."""
+    path = tmp_path_factory.mktemp("base") / "base.weights.h5"
+    base_of(scrambled("frozen")).save_weights(path)
+    return str(path)
+
+
+SLOW_BASES = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("mobilenet_v2-0.35", "resnet50", "efficientnet_v2_b0")
+]
+
+
+@pytest.mark.parametrize("name", ["vgg16", SMALL, *SLOW_BASES])
+def test_a_base_sees_the_pixels_that_its_authors_trained_it_on(name):
+    """An independent truth: the net of keras.applications after its own preprocess_input."""
+    kind = BASES[name]
+    module = getattr(keras.applications, kind.module)
+    options = {"include_top": False, "weights": None, "pooling": kind.pooling, **kind.options}
+    theirs = getattr(module, kind.name)(input_shape=(kind.size, kind.size, 3), **options)
+    ours = base_of(build_model("finetune", name, 2))
+    ours.set_weights(theirs.get_weights())
+    photos = np.random.default_rng(0).uniform(0, 255, (1, kind.size, kind.size, 3))
+    expected = theirs.predict_on_batch(module.preprocess_input(photos.copy()))
+    assert ours.predict_on_batch(photos / 255) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    trained = [each for each in ours.layers if each.trainable_weights]  # the last block
+    assert 1 <= len(trained) < len([each for each in theirs.layers if each.weights]) / 2
+    assert not any(isinstance(each, layers.BatchNormalization) for each in trained)
+
+
+def test_frozen_means_that_not_one_weight_moves():
+    """Fine-tuned are the convolutions of the last block, not its batch normalization."""
+    model = CatDogClassifier(model="finetune", base=SMALL, base_weights="none").createModel()
+    model.set_weights(scrambled("finetune").get_weights())
+    before = arrays(model)
+    photos = np.random.default_rng(2).random((4, 224, 224, 3)).astype(np.float32)
+    model.train_on_batch(photos, np.array([[0.0], [1.0], [0.0], [1.0]]))
+    learned = {"conv_dw_12", "conv_pw_12", "conv_dw_13", "conv_pw_13", "dense_0", "dense_1"}
+    assert moved(before, arrays(model)) == learned
+
+
+def test_base_weights_come_from_keras_whose_words_are_no_results(monkeypatch, capsys):
+    given, real = [], keras.applications.MobileNet
+
+    def donor(**options):
+        if "weights" in options:  # the one that they are put into
+            return real(**options)
+        print("Downloading data")
+        given.append(options)
+        base = real(weights=None, **options)
+        base.set_weights(base_of(scrambled("frozen")).get_weights())
+        return base
+
+    monkeypatch.setattr(keras.applications.mobilenet, "MobileNet", donor)
+    model = CatDogClassifier(model="frozen", base=SMALL).createModel()
+    options = {"include_top": False, "input_shape": (224, 224, 3), "pooling": "avg"}
+    assert given == [{**options, "alpha": 0.25}]
+    assert moved(arrays(base_of(scrambled("frozen"))), arrays(model)) == set()
+    assert capsys.readouterr().out == ""
+
+
+SOURCES = ["imagenet", "missing.h5", "other.weights.h5", "part.weights.h5", "text.h5"]
+WORDS = {"imagenet": "URL fetch failure", "missing.h5": "No such file or directory"}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_base_weights_that_cannot_be_had_are_one_line_with_the_way_out(
+    source, run, dataset, tmp_path, monkeypatch
+):
+    def offline(**options):
+        if "weights" in options:
+            return real(**options)
+        raise Exception("URL fetch failure on https://...: None\nand a long explanation")
+
+    real = keras.applications.MobileNet
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(keras.applications.mobilenet, "MobileNet", offline)
+    Path("text.h5").write_text("no weights")
+    if source.startswith("other"):
+        base_of(build_model("frozen", "mobilenet-0.5", 2)).save_weights(source)
+    elif source.startswith("part"):
+        base = base_of(build_model("frozen", SMALL, 2))
+        part = keras.Model(base.input, base.get_layer("conv_dw_13_relu").output)
+        part.save_weights(source)  # a net that was never trained has zeros and ones too
+    line = "--dataset", dataset, "--model", "frozen", "--base", SMALL, "-q"
+    code, out, err = run(*line, "--base-weights", source)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"no weights of {SMALL} in {source}: {WORDS.get(source, '')}" in err
+    assert "--base-weights none" in err
+
+
+def test_a_checkpoint_of_another_base_is_not_resumed(
+    pretrained, dataset, tmp_path, run, monkeypatch, capsys
+):
+    """A base without weights is random: what a head learned from one is no use to another."""
+
+    def fit(self, *arguments, callbacks, **more):  # Ctrl-C in the second epoch
+        stop = lambda epoch, logs: epoch and signal.raise_signal(signal.SIGINT)  # noqa: E731
+        callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=stop), *callbacks]
+        return real(self, *arguments, callbacks=callbacks, **more)
+
+    real = keras.Model.fit
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    line = ["--dataset", dataset, "--weights", tmp_path / "net.h5", "--model", "features"]
+    line += ["--base", SMALL, "--epochs", 2, "--base-weights"]
+    assert run(*line, "none")[0] == 130
+    assert (tmp_path / "net.checkpoint").exists()
+    monkeypatch.setattr(keras.Model, "fit", see)
+    with pytest.raises(Seen):
+        run(*line, pretrained)
+    err = capsys.readouterr().err
+    assert "is no checkpoint of this training" in err and "Resuming" not in err
+
+
+def features(data, pretrained):
+    """What a net on features is validated on."""
+    settings = {"model": "features", "base": SMALL, "base_weights": pretrained, "quiet": True}
+    _, validation = CatDogClassifier(**settings).load_data(data)
+    return np.concatenate([batch for batch, _ in validation])
+
+
+def test_what_a_base_sees_is_computed_once(pretrained, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    paths = program.list_split(dataset, "validation")
+    photos = [program.read_photo(path, 224) for path in (*paths["cat"], *paths["dog"])]
+    first, base = features(dataset, pretrained), base_of(scrambled("frozen"))
+    expected = base.predict_on_batch(np.stack(photos) / np.float32(255))
+    assert first == pytest.approx(expected, abs=1e-5)
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.stat().st_size == first.nbytes]
+    kept[0].write_bytes(first[::-1].tobytes())  # so that it shows whether they are read
+    assert np.array_equal(features(dataset, pretrained), first[::-1])
+    shutil.copy(dataset / "validation/dog/dog.0.png", dataset / "validation/cat/cat.0.png")
+    changed = features(dataset, pretrained)
+    assert np.array_equal(changed[1:], first[1:])
+    assert changed[0] == pytest.approx(first[6], abs=1e-5)
+
+
+def test_a_head_that_learned_from_features_answers_for_photos(pretrained, dataset, tmp_path):
+    settings = {"model": "features", "base": SMALL, "base_weights": pretrained, "batch_size": 20}
+    classifier = quick(tmp_path, **settings, learning_rate=0.001, epochs=3)
+    history = classifier.train(dataset).history
+    assert history["loss"][2] < history["loss"][0]
+    # Scored as a whole, on photos, it is the net whose head was validated on features.
+    loaded = CatDogClassifier(weights=classifier.settings.weights, quiet=True)
+    loaded.load_weights()
+    listed = program.list_split(dataset, "validation")
+    photos, labels = program.load_photos(listed, 224, loaded.console)
+    loss = loaded.model.evaluate(photos / np.float32(255), labels, verbose=0)[0]
+    assert loss == pytest.approx(min(history["val_loss"]), rel=1e-3)
+    assert moved(arrays(base_of(scrambled("frozen"))), arrays(loaded.model)) == set()
+
+
+@pytest.mark.slow
+def test_real_features_tell_real_photos_apart(real, tmp_path, run):
+    """200 photos to learn from, seconds of training: nearly all of 200 others."""
+    for number, label in itertools.product(range(250), ("cat", "dog")):
+        split = "train" if number < 100 else "validation" if number < 150 else "test"
+        folder = tmp_path / "data" / split / label
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").symlink_to(real / "photos" / f"{label}.{number}.jpg")
+    base = real / "mobilenet_7_5_224_tf_no_top.weights.h5"
+    line = "--model", "features", "--base", "mobilenet-0.75", "--base-weights", base, "--seed", 0
+    line += "--learning-rate", 1e-4, "--dataset", tmp_path / "data", "--weights", tmp_path / "n.h5"
+    assert json.loads(run(*line, "--json")[1])["test"]["accuracy"] >= 0.93
+
+
+def test_fine_tuning_goes_on_from_a_frozen_net(dataset, tmp_path):
+    before = scrambled("frozen")
+    save(before, "frozen", tmp_path / "net.h5")
+    given = {"base": SMALL, "base_weights": "none", "learning_rate": 1e-9, "steps": 1, "epochs": 1}
+    tuned = quick(tmp_path, model="finetune", **given)
+    tuned.train(dataset)
+    pairs = zip(before.get_weights(), tuned.model.get_weights(), strict=True)
+    assert all(np.allclose(*pair, atol=1e-5) for pair in pairs)
+    for name, architecture in (("net.h5", "finetune"), ("net.previous.h5", "frozen")):
+        info = program.read_metadata(tmp_path / name, program.Settings())
+        assert (info["architecture"], info["base"]) == (architecture, SMALL)
+
+
+@pytest.mark.parametrize("other", ["base", "classes"])
+def test_a_frozen_net_of_another_kind_is_taken_as_it_is_or_refused_in_one_line(
+    other, three, dataset, tmp_path, run
+):
+    frozen = save(scrambled("frozen"), "frozen", tmp_path / "net.h5")
+    line = ["--model", "finetune", "--base-weights", "none", "--epochs", 1, "--steps", 1, "-q"]
+    line += ["--base", SMALL] if other == "classes" else []  # or else vgg16, by default
+    data = three / "data" if other == "classes" else dataset
+    code, out, err = run(*line, "--weights", frozen, "--dataset", data)
+    base = program.read_metadata(frozen, program.Settings())["base"]
+    assert (code == 0 and base == SMALL) or (code, out, err.count("\n")) == (1, "", 1)
+
+
+def test_fine_tuning_without_a_frozen_net_says_what_to_train_first(run, weights, dataset, tmp_path):
+    line = "--model", "finetune", "--base", SMALL, "--base-weights", "none", "--dataset", dataset
+    line += "--weights", tmp_path / "net.h5", "-q"
+    code, out, err = run(*line)
+    assert (code, out) == (1, "")
+    assert "finetune goes on from a frozen net. Train that first, into the same --weights" in err
+    shutil.copy(weights, tmp_path / "net.h5")  # a net, but another one
+    code, out, err = run(*line)
+    assert (code, out) == (1, "")
+    assert "net.h5 holds a net of the kind default" in err
+
+
+# Any number of classes, grey photos. --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """A dataset of three colours, and the weights of a net that tells them apart."""
+    folder, rng = tmp_path_factory.mktemp("three"), np.random.default_rng(0)
+    for split, count in {"train": 12, "validation": 6, "test": 6}.items():
+        for place, name in ((1, "green"), (0, "red"), (2, "violet")):
+            (folder / "data" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 120, (20, 20, 3), dtype=np.uint8)
+                pixels[..., place] += 130
+                Image.fromarray(pixels).save(folder / "data" / split / name / f"{number}.png")
+    quick(folder, model="signs", epochs=12, learning_rate=0.005).train(folder / "data")
+    return folder
+
+
+def test_a_net_of_three_classes_learns_answers_and_shows_the_likeliest_others(three, run):
+    line = "--weights", three / "net.h5", "-d", three / "data/test"
+    code, out, _ = run(*line, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["label"] for row in rows] == [Path(row["path"]).parent.name for row in rows]
+    assert all(list(row["probabilities"]) == ["green", "red", "violet"] for row in rows)
+    assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5) for row in rows)
+    _, out, err = run(*line, "--csv")
+    assert out.splitlines()[0] == "path,label,confidence,verdict,green,red,violet,error"
+    assert err == "18 files: 6 green, 6 red, 6 violet, 0 unreadable\n"
+    _, out, _ = run("--weights", three / "net.h5", "-f", three / "data/test/red/0.png")
+    label, rest = out.split(maxsplit=1)
+    found = [rest.count(text) for text in ("(then ", "green", "violet")]
+    assert (label, found) == ("red", [1, 1, 1])
+
+
+def test_a_net_of_grey_photos_sees_them_as_pillow_does(tmp_path):
+    rng, photos = np.random.default_rng(0), []
+    for split, label in itertools.product(("train", "validation"), ("cat", "dog")):
+        path = tmp_path / split / label / "0.png"
+        path.parent.mkdir(parents=True)
+        photo = Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8))
+        photo.save(path)
+        photos += [photo] if split == "validation" else []
+    _, batches = CatDogClassifier(model="mnist", quiet=True).load_data(tmp_path)
+    expected = np.stack([np.asarray(photo.convert("L"), np.float32) for photo in photos])[..., None]
+    found = np.concatenate([batch for batch, _ in batches])
+    assert found == pytest.approx(expected / 255, abs=1.01 / 255)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "count"), [("happy", 150), ("mnist", 800), ("signs", 150)])
+def test_the_nets_for_other_pictures_learn_them(name, count, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(REPO / "tests" / "measure")
+    from ladder import draw_set
+
+    data = draw_set(tmp_path / "data", name, {"train": count, "validation": 40, "test": 100})
+    net = CatDogClassifier(model=name, weights=str(tmp_path / "net.h5"), seed=0, quiet=True)
+    net.train(data)
+    assert net.info["summary"]["test"]["accuracy"] >= 0.95
+
+
+# Recipes: epochs, rates, optimizers, crops. -------------------------------------------------------
+
+
+EPOCHS = [({}, 100), ({"steps": 250}, 100), ({"steps": 500}, 50), ({"steps": 1250}, 30)]
+EPOCHS += [({"epochs": 7}, 7), ({"recipe": "tutorial"}, 30), ({"augment": False}, 30)]
+
+
+@pytest.mark.parametrize(("settings", "epochs"), [*EPOCHS, ({"model": "happy"}, 40)])
+def test_fewer_photos_are_seen_more_often(settings, epochs, dataset):
+    classifier = CatDogClassifier(**settings, quiet=True)
+    classifier.load_data(dataset)
+    assert classifier.settings.epochs == epochs
+
+
+def test_drawings_are_learned_sooner():
+    classifier = CatDogClassifier(quiet=True)
+    classifier.load_data(REPO / "dataset")
+    assert classifier.settings.epochs == 30
+
+
+def test_the_epochs_follow_the_photos_of_each_training(dataset):
+    classifier, epochs = CatDogClassifier(quiet=True), []
+    for data in (dataset, REPO / "dataset", dataset):
+        classifier.load_data(data)
+        epochs.append(classifier.settings.epochs)
+    assert epochs == [100, 30, 100]
+
+
+@pytest.mark.parametrize("recipe", ["best", "tutorial"])
+def test_the_rate_rises_for_a_tenth_of_the_steps_then_falls_along_a_cosine(
+    recipe, dataset, tmp_path, monkeypatch
+):
+    def fit(self, *arguments, **more):
+        for step in range(12):  # 24 photos in batches of 8, 4 epochs
+            self.optimizer.iterations.assign(step)
+            rates.append(float(self.optimizer.learning_rate))
+        raise Seen
+
+    rates = []
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    with pytest.raises(Seen):
+        quick(tmp_path, model="signs", recipe=recipe, learning_rate=0.02).train(dataset)
+    middles = (np.arange(12) + 0.5) / 12
+    falling = 0.02 * (1 + np.cos(np.pi * (middles - 0.1) / 0.9)) / 2
+    best = np.where(middles < 0.1, 0.02 * middles / 0.1, falling)
+    assert rates == pytest.approx(best if recipe == "best" else [0.02] * 12, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", program.OPTIMIZERS)
+def test_flags_choose_optimizer_and_learning_rate(name):
+    model = CatDogClassifier(optimizer=name, learning_rate=0.02, model="signs").createModel()
+    assert type(model.optimizer).__name__.lower() == name
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.02)
+
+
+def newton_schulz(matrix):
+    """What Muon makes of a matrix, by its singular values: five times Jordan's polynomial."""
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    values = values / np.linalg.norm(matrix)
+    for _ in range(5):
+        values = 3.4445 * values - 4.775 * values**3 + 2.0315 * values**5
+    return left * values @ right
+
+
+def test_muon_is_what_jordan_wrote_for_kernels_and_adamw_for_all_else():
+    rate, shapes = 0.01, {"kernel": (3, 3, 4, 8), "dense_kernel": (8, 4), "bias": (8,)}
+    optimizer = CatDogClassifier(optimizer="muon", learning_rate=rate).createModel().optimizer
+    rng = np.random.default_rng(0)
+    expected = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    variables = [keras.Variable(array.astype("f"), name=n) for n, array in expected.items()]
+    means, squares = ({name: np.zeros(shape) for name, shape in shapes.items()} for _ in range(2))
+    for step in (1, 2, 3):
+        gradients = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+        gradients["kernel"][..., 0] *= 100  # one direction is far stronger than all others
+        optimizer.apply([array.astype("f") for array in gradients.values()], variables)
+        for name, slope in gradients.items():
+            expected[name] *= 1 if name == "bias" else 1 - 0.5 * rate  # the weight decay
+            if name == "kernel":
+                means[name] = 0.95 * means[name] + slope
+                change = newton_schulz((0.95 * means[name] + slope).reshape(36, 8))
+                expected[name] -= rate * 0.2 * 36**0.5 * change.reshape(shapes[name])
+                continue
+            means[name] = 0.9 * means[name] + 0.1 * slope
+            squares[name] = 0.999 * squares[name] + 0.001 * slope**2
+            mean, square = means[name] / (1 - 0.9**step), squares[name] / (1 - 0.999**step)
+            expected[name] -= rate * mean / (np.sqrt(square) + 1e-7)
+    for variable, array in zip(variables, expected.values(), strict=True):
+        np.testing.assert_allclose(variable.numpy(), array, atol=2e-5)
+
+
+def test_the_crops_that_residual_learns_from_grow(dataset, tmp_path, monkeypatch):
+    def fit(self, train, validation_data, callbacks, initial_epoch, epochs, **more):
+        for epoch in range(initial_epoch, epochs):
+            (callback,) = callbacks
+            callback.on_epoch_begin(epoch, {})
+            found.append(next(iter(train))[0].shape[1])
+            losses = {"loss": 0.5, "acc": 0.5, "val_loss": 0.5, "val_acc": 0.5}
+            callback.on_epoch_end(epoch, losses)
+        found.append(next(iter(validation_data))[0].shape[1])
+        raise Seen
+
+    found = []
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    with pytest.raises(Seen):
+        quick(tmp_path, model="residual", epochs=6, augment=True).train(dataset)
+    assert found == [64, 64, 80, 96, 96, 112, 160]  # it is validated on whole photos
+
+
+@pytest.mark.slow
+def test_what_learns_from_smaller_crops_is_the_net_that_answers(dataset, tmp_path):
+    given = {"model": "residual", "epochs": 1, "steps": 1, "batch_size": 4, "augment": True}
+    classifier = quick(tmp_path, **given)
+    classifier.createModel()
+    before = arrays(classifier.model)
+    classifier.train(dataset)
+    assert classifier.model.input_shape == (None, 160, 160, 3)
+    assert moved(before, arrays(classifier.model)) == {name.split("/")[0] for name in before}
+
+
+# Device and precision. ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", program.PRECISIONS.values())
+def test_every_precision_has_float32_weights_and_a_float32_answer(policy):
+    model, net = build_model("default", "vgg16", 2), build_model("default", "vgg16", 2, policy)
+    assert net.layers[0].compute_dtype == policy.removeprefix("mixed_")
+    assert {weight.dtype for weight in net.weights} == {"float32"}
+    assert net.layers[-1].output.dtype == "float32"
+    assert keras.config.dtype_policy().name == "float32"  # the setting of the process is as it was
+    net.set_weights(model.get_weights())
+    photos = np.random.default_rng(0).integers(0, 256, (2, 150, 150, 3), dtype=np.uint8)
+    assert answers(net, photos) == pytest.approx(answers(model, photos), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"), [({}, "float32"), ({"precision": "bfloat16"}, "mixed_bfloat16")]
+)
+def test_a_new_net_computes_in_float32_unless_another_precision_was_asked_for(given, policy):
+    model = CatDogClassifier(model="happy", **given).createModel()
+    assert model.get_layer("conv0").dtype_policy.name == policy
+
+
+GPUS = [("NVIDIA H200", (9, 0), "mixed_bfloat16"), ("NVIDIA A100", (8, 0), "mixed_bfloat16")]
+GPUS += [("Tesla T4", (7, 5), "mixed_float16"), ("GTX 1080", (6, 1), "float32")]
+
+
+@pytest.mark.parametrize(("name", "capability", "policy"), GPUS)
+def test_a_gpu_trains_in_what_it_has_units_for(name, capability, policy):
+    details = {"device_name": name, "compute_capability": capability}
+    assert program.describe_gpu(details) == (f"GPU ({name})", policy)
+    assert program.describe_gpu({}) == ("GPU (unnamed)", "float32")
+
+
+def test_a_gpu_is_used_with_memory_growth(monkeypatch):
+    config, grown, found = program.tf.config, [], {"GPU": ["gpu:0", "gpu:1"]}
+    monkeypatch.setattr(config, "list_physical_devices", lambda kind: found.get(kind, []))
+    for name, function in {
+        "set_memory_growth": lambda gpu, on: grown.append((gpu, on)),
+        "get_device_details": lambda gpu: {"device_name": gpu, "compute_capability": (8, 9)},
+    }.items():
+        monkeypatch.setattr(config.experimental, name, function)
+    device = program.start_tensorflow(program.Settings())
+    assert device == ("GPU (gpu:0)", "mixed_bfloat16")
+    assert grown == [("gpu:0", True), ("gpu:1", True)]
+
+
+SINGLE = [0.02, 0.010, 0.011]  # the first has to set up
+
+
+@pytest.mark.parametrize(
+    ("half", "policy"),  # a gain of a tenth may be noise
+    [([0.09, 0.006, 0.005], "mixed_bfloat16"), ([0.09, 0.009, 0.008], "float32")],
+)
+def test_a_processor_trains_in_what_measures_faster(half, policy, monkeypatch):
+    turns = itertools.cycle(itertools.chain.from_iterable(zip(half, SINGLE, strict=True)))
+    clock = itertools.accumulate(time for turn in turns for time in (0, turn))
+    with monkeypatch.context() as patched:
+        patched.setattr(program.time, "perf_counter", lambda: next(clock))
+        found = program.benchmark_dtype.__wrapped__()
+    assert found == policy
+
+
+def test_tensorflow_starts_without_a_word():
+    code = "import CatDogClassifier as p; p.start_tensorflow(p.Settings()); p.tf.constant(1)"
+    done = python("-c", code, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

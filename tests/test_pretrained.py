@@ -1,0 +1,173 @@
+"""The net that comes with the program answers until somebody trains, and nothing replaces it."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from test_sure import colour_net, paint
+
+import CatDogClassifier as program
+from CatDogClassifier import CatDogClassifier
+from conftest import PROGRAM, REPO
+
+SHIPPED = REPO / "CatDogClassifier_pretrained.h5"
+GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())  # by version 1.0
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch, capsys):
+    """A copy of the program that comes with such a net; the present folder holds a photo only.
+
+    copy("-f", "x.jpg") -> (exit code, stdout, stderr); `copy.module`, `copy.net`.
+    """
+    (tmp_path / "program").mkdir()
+    path = shutil.copy(PROGRAM, tmp_path / "program")
+    spec = importlib.util.spec_from_file_location("copy_of_the_program", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+
+    def run(*arguments):
+        code = module.main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    run.module, run.net = module, tmp_path / "program" / SHIPPED.name
+    colour_net(run.net)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    paint(Path("photo.png"), 100)
+    return run
+
+
+def test_before_any_training_it_answers_and_that_is_said(copy):
+    code, out, err = copy("-f", "photo.png")
+    assert (code, out.split()[0]) == (0, "dog")
+    assert err == f"Answered by the net that came with the program, {SHIPPED.name}.\n"
+    code, out, err = copy("-f", "photo.png", "-q", "--json")
+    assert (json.loads(out)["label"], err) == ("dog", "")
+    assert copy.module.CatDogClassifier().predict("photo.png")[0].label == "dog"
+
+
+def test_who_names_it_is_not_told_which_net_answered(copy):
+    assert copy("-f", "photo.png", "--weights", copy.net)[2] == ""
+
+
+def test_ones_own_weights_come_first_even_if_they_are_damaged(copy):
+    colour_net("CatDogClassifier_model.h5", classes=["bear", "wolf"])
+    code, out, err = copy("-f", "photo.png")
+    assert (code, out.split()[0], err) == (0, "wolf", "Answered by CatDogClassifier_model.h5.\n")
+    Path("CatDogClassifier_model.h5").write_bytes(b"damaged")
+    code, out, err = copy("-f", "photo.png")
+    assert (code, out) == (1, "")
+    assert "CatDogClassifier_model.h5 is not a weights file" in err
+
+
+def test_a_net_trained_on_drawings_names_the_one_for_photographs(copy):
+    colour_net("CatDogClassifier_model.h5", is_synthetic=True)
+    for flags in ([], ["--weights", "CatDogClassifier_model.h5"]):
+        assert copy("-f", "photo.png", *flags)[2] == (
+            "Answered by CatDogClassifier_model.h5, which was trained on drawings and knows nothing"
+            f" of photographs. For photographs: --weights ../program/{SHIPPED.name}\n"
+        )
+
+
+@pytest.mark.parametrize(
+    "flags", [["--weights", "x.h5"], ["--model", "happy"], ["--base", "vgg16"]]
+)
+def test_who_names_weights_or_a_net_does_not_get_it(copy, flags):
+    code, out, err = copy("-f", "photo.png", *flags)
+    assert (code, out) == (1, "")
+    assert "there are no weights at" in err
+
+
+def test_nothing_overwrites_it(copy, dataset):
+    before, train = copy.net.read_bytes(), ("--model", "signs", "--epochs", "1", "--weights")
+    Path("same.h5").hardlink_to(copy.net)  # as another case of the name is where names have none
+    Path("link.h5").symlink_to(copy.net)
+    colour_net("own.h5")
+    Path("own.previous.h5").symlink_to(copy.net)  # where a training keeps what it replaces
+    for name in (copy.net, f"../program/{SHIPPED.name}", "same.h5", "link.h5", "own.h5"):
+        code, out, err = copy("--dataset", dataset, *train, name)
+        assert (code, out) == (1, "")
+        assert "is the net that comes with the program. " in err
+        assert "name another --weights" in err
+    classifier = copy.module.CatDogClassifier(weights=str(copy.net), quiet=True)
+    classifier.load_weights()
+    with pytest.raises(copy.module.WriteError, match="is the net that comes with the program"):
+        classifier.save_weights()
+    assert copy("--dataset", dataset, *train, "new.h5", "-q")[0] == 0
+    assert copy.net.read_bytes() == before
+    assert sorted(path.name for path in copy.net.parent.glob("*.*")) == sorted(
+        [PROGRAM.name, SHIPPED.name]
+    )
+
+
+def test_a_damaged_one_is_said_by_name(copy):
+    copy.net.write_bytes(b"damaged")
+    code, out, err = copy("-f", "photo.png")
+    assert (code, out) == (1, "")
+    assert f"{SHIPPED.name} is not a weights file that can be read" in err
+
+
+def test_a_missing_one_is_not_recommended(copy):
+    copy.net.unlink()
+    code, out, err = copy("-f", "photo.png")
+    assert (code, out) == (1, "")
+    assert "Train first: python CatDogClassifier.py" in err
+    assert f"--weights ../program/{SHIPPED.name}" not in err
+
+
+# The one that is shipped. -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """A classifier with the net that is shipped, on LiteRT where that is installed."""
+    classifier = CatDogClassifier(weights=str(SHIPPED), quiet=True)
+    classifier.ready()
+    return classifier
+
+
+def test_it_is_small_and_says_what_it_is(shipped):
+    info = shipped.info
+    assert SHIPPED.stat().st_size <= 12e6
+    assert (info["architecture"], shipped.size) == ("residual", 160)
+    assert (info["is_synthetic"], info["tta"], shipped.classes) == (False, True, ("cat", "dog"))
+    assert 0.9 < info["temperature"] < 1.1
+    assert info["risk_coverage"][-1][1:] == [19, 1000]  # wrong of its validation photos
+    assert (info["card"]["test"]["correct"], info["card"]["test"]["total"]) == (976, 1000)
+
+
+def test_the_documents_quote_its_test_accuracy(shipped):
+    test = shipped.info["card"]["test"]
+    quoted = f"{test['correct'] / test['total']:.1%}".replace("%", " %")
+    assert quoted in (REPO / "README.md").read_text()
+    assert quoted in program.__doc__
+
+
+def test_its_bins_of_version_1_are_no_traceback():
+    classifier = CatDogClassifier(weights=str(SHIPPED), quiet=True)
+    classifier.load_weights()
+    assert classifier.model.count_params() == 2_864_289
+    with pytest.raises(program.CatDogError, match="nothing is known of its calibration"):
+        classifier.showReliability()
+
+
+def check_golden(classifier, folder, golden):
+    """Assert that the answers for some files of a folder are those of version 1.0."""
+    rows = classifier.predict([folder / name for name in golden])
+    found = {name: row.probabilities["dog"] for name, row in zip(golden, rows, strict=True)}
+    assert found == pytest.approx(golden, abs=1e-4)
+
+
+def test_it_answers_for_drawings_as_it_always_did(shipped):
+    assert len(GOLDEN["dataset/test"]) == 24
+    check_golden(shipped, REPO / "dataset" / "test", GOLDEN["dataset/test"])
+
+
+def test_it_answers_for_photographs_as_it_always_did(shipped, real):
+    assert len(GOLDEN["originals"]) == 40
+    check_golden(shipped, real / "originals", GOLDEN["originals"])
