@@ -887,6 +887,7 @@ def decode(image, file, size, exact=False):
 
 def resize_square(image, size):
     """An opened image as uint8 (size, size, 3) RGB, upright; it is closed, to free its memory."""
+    image.load()  # what is damaged says so here, and only here
     turned = image
     with contextlib.suppress(*UNREADABLE):  # a broken EXIF block never loses a photo
         turned = ImageOps.exif_transpose(image)
@@ -1581,7 +1582,8 @@ class Trainer:
         # Variables that came to be in the first step would have it compiled twice.
         self.fitted.optimizer.build(self.fitted.trainable_variables)
         self.best_weights, state = self.fitted.get_weights(), self.state
-        state.history, state.best_epoch = history or {}, best_epoch
+        state.history = {name: list(values) for name, values in (history or {}).items()}
+        state.best_epoch = best_epoch
         state.start = state.epochs
         self.last += state.start
 
@@ -1597,6 +1599,7 @@ class Trainer:
     def resume(self, about, arrays):
         """Go on where a checkpoint was left."""
         self.state, variables = TrainingState(**about), self.variables()
+        self.last = self.state.start + self.settings.epochs
         self.rng.bit_generator.state = self.state.rng  # or photos would come in another order
         for variable, array in zip(variables, arrays, strict=False):
             variable.assign(array)
@@ -1716,7 +1719,7 @@ def announce(trainer, data, device):
 
 
 # ==================================================================================================
-# 8. Scores: accuracy and its interval, confusion, calibration, risk and coverage, folds
+# 8. Scores: accuracy and its interval, confusion, calibration, risk and coverage
 # ==================================================================================================
 
 

@@ -573,3 +573,12 @@ def test_pipes_devices_and_sockets_are_not_even_opened(everything, tmp_path):
     if "a.jpg" not in opened:
         pytest.skip(f"strace does not work here: {done.stderr.decode()[-200:]}")
     assert not any(name in opened for name in ("pipe.jpg", "socket.jpg", "/dev/zero", "zero.jpg"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_a_photo_of_which_half_is_missing_is_refused_and_not_answered_in_grey(tmp_path, kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    whole = encoded(Image.fromarray(pixels), kind)
+    (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PhotoError, match="cannot be read"):
+        read_photo(tmp_path / "half", 24)
