@@ -424,7 +424,7 @@ class Architecture:
 
 FOUR, FIVE, THREE = (32, 64, 128, 128), (32, 64, 128, 128, 256), (32, 64, 64)
 DEFAULT = functools.partial(convnet, filters=FIVE, dropout=0.5, initializer="he_normal")
-GREY = functools.partial(convnet, filters=THREE, units=(64,), channels=1, last_pool=False)
+GREY_DIGITS = functools.partial(convnet, filters=THREE, units=(64,), channels=1, last_pool=False)
 BASELINE, HANDS = (
     functools.partial(convnet, filters=FOUR),
     functools.partial(convnet, units=(25, 12)),
@@ -480,7 +480,7 @@ ARCHITECTURES = {
         happy_faces, "happy faces: one 7 x 7 convolution", HAPPY, tutorial=ADAM, size=64
     ),
     "mnist": Architecture(
-        GREY,
+        GREY_DIGITS,
         "ten digits: three convolutions on 28 x 28 grey pixels, 93,322 parameters",
         {"epochs": 5, "batch_size": 64, **PLAIN},
         size=28,
@@ -547,9 +547,11 @@ def prints_on_stderr():
     return contextlib.redirect_stdout(sys.stderr if shown else io.StringIO())
 
 
-def new_model(settings, classes, policy="float32"):
-    """A new net of these settings, its base pretrained. Raises WeightsError."""
+def new_model(settings, classes, policy="float32", pretrained=True):
+    """A new net of these settings, its base pretrained or all random. Raises WeightsError."""
     model = build_model(settings.model, settings.base, classes, policy)
+    if not pretrained:
+        return model
     if ARCHITECTURES[settings.model].transfer:
         inner, pooling = base_of(model), BASES[settings.base].pooling
         more = {"include_top": False, "input_shape": inner.input_shape[1:], "pooling": pooling}
@@ -626,7 +628,8 @@ OURS = {
     b"\x89PNG\r\n\x1a\n": b"Software\0CatDogClassifier",
     b"<!doctype html>": b'content="CatDogClassifier"',
     b"PK\3\4": b"CatDogClassifier.npy",
-    b"epoch,": b"",
+    b"epoch,loss,acc,val_loss,val_acc\r\n": b"",
+    b"epoch,acc,loss,val_acc,val_loss\r\n": b"",  # of version 1.0
 }
 
 
@@ -1569,6 +1572,8 @@ class Trainer:
         answers gain from the size at which things look as large as in training (Touvron et al.
         2019, arXiv:1906.06423). Early epochs do with even less (Tan and Le 2021, arXiv:2104.00298).
         """
+        if self.fitted is self.model:  # it takes photos of one size only
+            return self.model.input_shape[1]
         sizes, done = self.kind.progressive_sizes, self.state.epochs - self.state.start
         return sizes[min(done * len(sizes) // self.settings.epochs, len(sizes) - 1)]
 
@@ -1977,7 +1982,6 @@ def calibrate(forward, info, splits):
 # ==================================================================================================
 
 MAX_ITEMS, MAX_DEPTH, MAX_TEXTS = 10_000, 9, 512  # of a weights file; texts in a list
-MAX_TEXTS_BYTES = 2_000_000_000  # that a list of texts might take: each might be the whole file
 # What h5py is known to raise on damaged files.
 DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
 DAMAGED += (SystemError,)
@@ -2079,17 +2083,32 @@ def read_texts(item, name):
     about = item.attrs.get_id(name)
     kind, count = about.get_type(), math.prod(about.shape)  # its dtype could take gigabytes to make
     plain = isinstance(kind, h5py.h5t.TypeStringID)
-    longest = item.file.id.get_filesize() if plain and kind.is_variable_str() else kind.get_size()
-    if not plain or count > MAX_TEXTS or (longest > MAX_TEXT and count * longest > MAX_TEXTS_BYTES):
+    if not plain or count > MAX_TEXTS or kind.get_size() > MAX_TEXT:
         raise ValueError(f"its attribute {name} is too large, or of another kind")
     return [v if isinstance(v, bytes) else v.encode() for v in np.ravel(item.attrs[name]).tolist()]
 
 
-def check_plain(file):
+def longest_text(opened):
+    """How long a text of variable length may be in an HDF5 file, in bytes, without reading one.
+
+    Such texts lie in heaps that begin with GCOL, version 1, three zeros and their size in 8 bytes
+    (HDF5 File Format Specification, III.E).
+    """
+    opened.seek(0)
+    longest, end = 0, b""
+    while block := opened.read(1_000_000):
+        block = end + block
+        places = (found.end() + 3 for found in re.finditer(rb"GCOL\x01", block))
+        sizes = (int.from_bytes(block[place : place + 8], "little") for place in places)
+        longest, end = max(longest, *sizes, 0), block[-15:]  # a heap's head may be cut in two
+    return longest
+
+
+def check_plain(file, opened):
     """Raise ValueError unless an HDF5 file holds only arrays of its own, each stored in one piece.
 
-    Links and external or virtual storage would open other files; one compressed chunk, or an array
-    that is declared but not stored, may take any amount of memory.
+    Links and external or virtual storage would open other files; one compressed chunk, an array
+    that is declared but not stored, or many references to one text may take any amount of memory.
     """
     count = itertools.count(1)
 
@@ -2104,8 +2123,9 @@ def check_plain(file):
         odd = odd or item.id.get_storage_size() != item.size * item.id.get_type().get_size()
         return f"{name[:80]} is stored elsewhere, or in pieces" if odd else None
 
-    if problem := file.visititems_links(odd_link) or file.visititems(odd_item):
-        raise ValueError(problem)
+    problem = file.visititems_links(odd_link) or file.visititems(odd_item)
+    if problem or longest_text(opened) > MAX_TEXT:
+        raise ValueError(problem or f"it holds a text of more than {MAX_TEXT // 1024} KiB")
 
 
 @contextlib.contextmanager
@@ -2113,7 +2133,7 @@ def open_h5(path, limit=1_000_000_000):
     """A weights file that is safe to read. Raises WeightsError for whatever is wrong with it."""
     try:
         with open_regular(path, limit) as opened, h5py.File(opened, "r") as file:
-            check_plain(file)
+            check_plain(file, opened)
             yield file
     except DAMAGED as error:
         why = reason(error) if isinstance(error, OSError) else error
@@ -2472,9 +2492,8 @@ RELIABILITY, CHECKPOINT, PREVIOUS = "_reliability.png", ".checkpoint", ".previou
 
 def beside(weights, ending):
     """A file named after the weights: of "a/x.h5" and "_loss.png" it is a/x_loss.png."""
-    path = Path(
-        weights
-    )  # of another ending than .h5 the whole name: run_0.01 and run_0.001 are two
+    path = Path(weights)
+    # Of another ending than .h5 the whole name: run_0.01 and run_0.001 are two.
     return path.with_name((path.stem if path.suffix == ".h5" else path.name) + ending)
 
 
@@ -2534,7 +2553,9 @@ def begin_training(classifier, data, policy, key):
     keep_previous(weights, run, settings, console)
     policy = PRECISIONS.get(settings.precision) or policy or benchmark_dtype()
     policy = about[1]["policy"] if resumes else policy
-    trainer = Trainer(new_model(settings, len(data.classes), policy), settings, console, policy)
+    pretrained = not (net or resumes)  # those have all weights: no base has to be downloaded
+    model = new_model(settings, len(data.classes), policy, pretrained)
+    trainer = Trainer(model, settings, console, policy)
     if net:
         trainer.model.set_weights(net.model.get_weights())
     steps = settings.steps or math.ceil(len(data.splits["train"][1]) / settings.batch_size)
@@ -2695,7 +2716,9 @@ class CatDogClassifier:
         self.classes, self.predictor = tuple(predictor.info["classes"]), predictor
 
     def save_weights(self):
-        """Write the net to the weights file."""
+        """Write the net to the weights file. Raises WriteError, CatDogError before any net."""
+        if self.net is None:
+            raise CatDogError("there is no net to save yet", "Call train() or load_weights() first")
         write_file(self.settings.weights, save_h5(self.net))
 
     def showAcc(self):
@@ -2843,7 +2866,6 @@ class Parser(argparse.ArgumentParser):
 
 def train(classifier, arguments):
     """No action: train, print the summary."""
-    summary = {}
     try:
         classifier.train()
     finally:  # a SIGTERM passes on, but says what was saved as well
@@ -2893,7 +2915,7 @@ def score_line(scores):
     return f"{percent(scores['accuracy'])}  ({count}; 95 % interval {low} to {high} %)"
 
 
-def tell(classifier, arguments):
+def tell(classifier):
     """Say which net answered, unless that is plain, and what to think of it."""
     say, info, source = classifier.console.say, classifier.info, classifier.source
     least, wrong, left = classifier.threshold()
@@ -2934,7 +2956,7 @@ def classify(classifier, arguments, paths, total=0):
         if total:
             console.bar("classifying", counts.total(), total, started)
     console.clear()
-    tell(classifier, arguments)
+    tell(classifier)
     if counts.total() != 1:
         few = len(classifier.classes) <= 10  # of many only those that are there
         names = dict.fromkeys([*(classifier.classes if few else ()), *counts, "unreadable"])
@@ -2945,7 +2967,7 @@ def classify(classifier, arguments, paths, total=0):
         there = f"{copies[True]} copied, {copies[False]} there already"
         console.say(f"{escape_control(folder)}: {there}")
     if arguments.report:
-        write_file(arguments.report, folder_page(arguments, rows))
+        write_file(arguments.report, folder_page(arguments, rows), "--report")
         console.say(f"report: {escape_control(arguments.report)}")
     return 1 if +unread else 0
 
@@ -3028,9 +3050,7 @@ def copy_into(photo, content, folder):
     even from another run at the same time, is left. Raises OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    part = (
-        folder / f".{os.urandom(6).hex()}.tmp"
-    )  # short: the photo's name may be as long as can be
+    part = folder / f".{os.urandom(6).hex()}.tmp"  # short: the photo's name may be the longest
     for number in itertools.count(1):
         target = folder / (f"{photo.stem}-{number}{photo.suffix}" if number > 1 else photo.name)
         try:
@@ -3065,7 +3085,7 @@ def evaluate(classifier, arguments):
     """--evaluate: the scores on DATASET/test, and on a page the most confident mistakes."""
     scores, dataset = classifier.evaluate(), classifier.settings.dataset
     lines = "\n".join(score_lines(scores))
-    tell(classifier, arguments)
+    tell(classifier)
     found = {"dataset": dataset, "split": "test", **scores}
     print(json.dumps(found) if arguments.style == "json" else lines)
     if arguments.report:
@@ -3076,7 +3096,7 @@ def evaluate(classifier, arguments):
         wrong = [(path, f"{percent(c)} {what}") for c, path, what in sorted(wrong, reverse=True)]
         sections = [("mistakes, the most confident first", wrong)]
         page = gallery_page(arguments.report, f"{dataset}: test photos", lines, sections)
-        write_file(arguments.report, page)
+        write_file(arguments.report, page, "--report")
         classifier.console.say(f"report: {escape_control(arguments.report)}")
     return 0
 
@@ -3145,7 +3165,7 @@ def explain(classifier, arguments):
         said = json.dumps(asdict(row) | {"files": list(files)})
         people = f"{answer_line(row)}\nsaved    " + "\n         ".join(map(escape_control, files))
         print(said if arguments.style == "json" else people, flush=True)
-    tell(classifier, arguments) if classifier.info else None
+    tell(classifier) if classifier.info else None
     return code
 
 
@@ -3283,14 +3303,11 @@ def run_guarded(action):
             sys.stdout.flush()
             return code
     except (Exception, KeyboardInterrupt) as error:
-        if signals or isinstance(
-            error, KeyboardInterrupt
-        ):  # native code may turn it into any error
+        # Native code may turn an interruption into any error.
+        if signals or isinstance(error, KeyboardInterrupt):
             terminated = isinstance(error, Terminated) or signal.SIGTERM in signals
-            print(
-                f"\nCatDogClassifier: {'terminated' if terminated else 'interrupted'}",
-                file=sys.stderr,
-            )
+            said = "terminated" if terminated else "interrupted"
+            print(f"\nCatDogClassifier: {said}", file=sys.stderr)
             return 143 if terminated else 130
         if isinstance(error, CatDogError):
             print(f"CatDogClassifier: {error}", file=sys.stderr)

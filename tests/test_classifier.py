@@ -122,6 +122,14 @@ def test_load_data_gives_batches_as_the_tutorial_describes_them(dataset, tmp_pat
     assert sum(len(labels) for _, labels in validation) == 12
 
 
+def test_load_data_gives_photos_of_the_size_that_the_net_takes_however_it_is_trained(
+    dataset, tmp_path
+):
+    classifier = quick(tmp_path, model="residual")  # train() begins with smaller crops
+    train, _ = classifier.load_data(dataset)
+    assert np.asarray(next(iter(train))[0]).shape == (8, 160, 160, 3)
+
+
 @pytest.mark.parametrize(("augment", "unchanged"), [(False, 24), (True, 0)])
 def test_training_photos_are_augmented_unless_told_otherwise(dataset, tmp_path, augment, unchanged):
     still = pixels(program.list_photos(dataset / "train"), 64)

@@ -1,7 +1,9 @@
 """A weights file may come from anybody: refused in one line, or read for its numbers alone."""
 
 import os
+import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +116,25 @@ def text(value):
 
 def value(name, number):
     return lambda file: file[name].__setitem__((0,) * file[name].ndim, number)
+
+
+def named_again_and_again(path, length=1_000_000, count=400):
+    """What h5py would not write: a list of texts whose elements are one long one, in one heap."""
+    with h5py.File(path, "a") as file:
+        for name in ("catdogclassifier", "layer_names"):
+            file.attrs[name] = np.array(["x" * length, *["y"] * (count - 1)], h5py.string_dtype())
+    content = path.read_bytes()
+    # A reference is the length of the text, the place of its heap, its number in that.
+    for found in re.finditer(re.escape(struct.pack("<I", length)), content):
+        place = int.from_bytes(content[found.end() : found.end() + 8], "little")
+        if content[place : place + 4] == b"GCOL":
+            one, start = content[found.start() : found.start() + 16], found.start()
+            content = content[:start] + one * count + content[start + 16 * count :]
+    path.write_bytes(content)
+    with h5py.File(path) as file:
+        names = file.attrs["layer_names"]
+    assert len(names) == count and set(map(len, names)) == {length}
+    return path
 
 
 FOREIGN = {
@@ -251,6 +272,8 @@ def test_hostile_files_take_little_memory_and_have_no_other_file_opened(tmp_path
     for number, change in enumerate([lambda file: None, *FOREIGN.values(), *LARGE.values()]):
         (tmp_path / str(number)).mkdir()
         paths.append(copied(tmp_path / str(number), weights, change, ours=False))
+    (tmp_path / "again").mkdir()
+    paths.append(named_again_and_again(tmp_path / "again/stranger.h5"))
     trace = ["strace", "-f", "-qq", "-e", "trace=open,openat", "-o", tmp_path / "trace"]
     works = shutil.which("strace") and subprocess.run([*trace, "true"]).returncode == 0
     line = [*(trace if works else []), sys.executable, "-c", READ_ALL, paths[0], *paths]

@@ -219,7 +219,7 @@ def test_a_training_that_is_stopped_does_not_know_how_far_it_can_be_relied_on(
 
 def test_curves_do_not_replace_files_of_others(dataset, tmp_path, run):
     Image.new("RGB", (8, 8)).save(tmp_path / "net_loss.png")
-    (tmp_path / "net_history.csv").write_text("day,weather\n1,rain\n")
+    (tmp_path / "net_history.csv").write_text("epoch,weather\n1,rain\n")
     before = {name: (tmp_path / name).read_bytes() for name in ("net_loss.png", "net_history.csv")}
     line = ("--dataset", dataset, "--weights", tmp_path / "net.h5", "--model", "signs")
     code, out, err = run(*line, "--epochs", 1, "--json")

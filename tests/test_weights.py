@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import CatDogClassifier as program
-from CatDogClassifier import CatDogClassifier, WeightsError, WriteError
+from CatDogClassifier import CatDogClassifier, CatDogError, WeightsError, WriteError
 from conftest import REPO, quick
 
 PHOTOS = np.random.default_rng(9).integers(0, 256, (3, 150, 150, 3), dtype=np.uint8)
@@ -223,6 +223,12 @@ def saver(own, tmp_path):
     classifier = quick(tmp_path, model="happy", seed=2)
     classifier.createModel()
     return classifier
+
+
+def test_before_there_is_a_net_nothing_is_saved(tmp_path):
+    with pytest.raises(CatDogError, match="there is no net to save yet"):
+        quick(tmp_path).save_weights()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_link_stays_a_link_and_a_mode_stays_too(saver, tmp_path):
