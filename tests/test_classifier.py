@@ -125,7 +125,7 @@ def test_load_data_gives_batches_as_the_tutorial_describes_them(dataset, tmp_pat
 def test_load_data_gives_photos_of_the_size_that_the_net_takes_however_it_is_trained(
     dataset, tmp_path
 ):
-    classifier = quick(tmp_path, model="residual")  # train() begins with smaller crops
+    classifier = quick(tmp_path, model="residual", augment=True)  # train() begins with 64
     train, _ = classifier.load_data(dataset)
     assert np.asarray(next(iter(train))[0]).shape == (8, 160, 160, 3)
 
