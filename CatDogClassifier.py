@@ -1,12 +1,7 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = [
-#     "tensorflow>=2.20",
-#     "keras>=3.12",
-#     "numpy>=1.26.4",
-#     "matplotlib>=3.8",
-#     "pillow>=11",
-# ]
+# dependencies = ["tensorflow>=2.20", "keras>=3.12", "numpy>=1.26.4", "matplotlib>=3.8",
+#     "pillow>=11"]
 # ///
 """CatDogClassifier: tell cats from dogs with a small convolutional net, in one file to read.
 
@@ -17,7 +12,7 @@ The net that comes with it was trained from scratch on 13,800 photographs. Its t
     python CatDogClassifier.py -f photo.jpg     classify one photo
     python CatDogClassifier.py -d holiday       classify a folder
 
-Rooms 0 to 9 are the book, read in order; the rest is its appendix: grep '^# [0-9]' lists them.
+Rooms 1 to 9 are the book, read in order; the rest is its appendix: grep '^# [0-9]' lists them.
 """
 
 import argparse
@@ -26,6 +21,7 @@ import contextlib
 import csv
 import datetime
 import errno
+import filecmp
 import functools
 import glob
 import hashlib
@@ -44,11 +40,10 @@ import signal
 import stat
 import struct
 import sys
+import tempfile
 import threading
 import time
 import warnings
-import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
@@ -56,13 +51,12 @@ from pathlib import Path
 
 try:
     import numpy as np
-    import PIL
     from PIL import Image, ImageOps
 except (ModuleNotFoundError, KeyboardInterrupt) as error:  # most of the time before `main` is here
     if __name__ != "__main__":
         raise
-    missing = f"CatDogClassifier: {getattr(error, 'name', '')} is not installed. Run: "
-    sys.exit(missing + "pip install -r requirements.txt" if hasattr(error, "name") else 130)
+    name, fix = getattr(error, "name", ""), "pip install -r requirements.txt"
+    sys.exit(f"CatDogClassifier: {name} is not installed. Run: {fix}" if name else 130)
 
 __version__ = "2.0"
 PROGRAM = f"CatDogClassifier {__version__}"
@@ -85,7 +79,7 @@ def option(default, text, low=None, high=math.inf, **more):
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be chosen, with its defaults. Raises UsageError for a value out of range."""
+    """What can be chosen, with its defaults; a value out of range is a UsageError."""
 
     dataset: str = option("dataset", "folder with train/, validation/, test/")
     weights: str = option("CatDogClassifier_model.h5", "weights to write or to read")
@@ -100,7 +94,7 @@ class Settings:
     learning_rate: float = option(0.001, "size of the updates", 1e-300, 1e300)
     patience: int = option(0, "stop after so many epochs without a better one; 0: never", 0)
     augment: bool = option(True, "train on the photos as they are", flags=["--no-augment"])
-    precision: str = option("auto", "auto: training in 16 bits where faster", choices=AUTO)
+    precision: str = option("auto", "auto: a GPU trains in 16 bits if it can", choices=AUTO)
     unsure: float = option(None, "abstain where more answers would be wrong", 0, 1, type=float)
     seed: int = option(None, "make a run repeatable (default: a new one)", 0, 2**32 - 1, type=int)
     resume: bool = option(True, "start over, whatever checkpoint there is", flags=["--no-resume"])
@@ -110,13 +104,18 @@ class Settings:
 
     def __post_init__(self):
         for each in fields(self)[:-1]:
-            value, rules, flag = getattr(self, each.name), each.metadata, f"--{each.name}"
-            low, high = rules["low"], rules["high"]
+            value, rules = getattr(self, each.name), each.metadata
+            low, high, flag = rules["low"], rules["high"], f"--{each.name.replace('_', '-')}"
             if value not in rules.get("choices", [value]):
                 raise UsageError(f"{flag} must be one of {', '.join(rules['choices'])}")
             if None not in (low, value) and not low <= value <= high:
                 most = "or more" if high == math.inf else f"to {high}"
-                raise UsageError(f"{flag.replace('_', '-')} must be {low} {most}")
+                raise UsageError(f"{flag} must be {low} {most}")
+
+    @property
+    def answer_policy(self):
+        """The Keras policy to answer in: float32, unless another one was asked for."""
+        return PRECISIONS.get(self.precision, "float32")
 
 
 # ==================================================================================================
@@ -125,7 +124,7 @@ class Settings:
 
 
 class CatDogError(Exception):
-    """Anything a user can cause or mend: the problem and, if there is one, the fix, in one line."""
+    """Anything a user can cause or mend, in one line; all that reads or writes files raises it."""
 
     exit_code = 1
 
@@ -140,28 +139,7 @@ class UsageError(CatDogError):
 
 
 class PhotoError(CatDogError):
-    """One photo cannot be read."""
-
-
-class DatasetError(CatDogError):
-    """A folder of photos is missing, incomplete or in the way."""
-
-
-class WeightsError(CatDogError):
-    """A weights file is missing, damaged or of another net."""
-
-
-class WriteError(CatDogError):
-    """A result cannot be written."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which is treated as Ctrl-C is, but for the exit code."""
-
-
-def interrupt(number, frame=None):
-    """A handler of SIGINT and SIGTERM: leave from wherever the program is."""
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    """One photo cannot be read; a folder goes on without it."""
 
 
 @contextlib.contextmanager
@@ -214,20 +192,15 @@ class Console:
         print(text, file=sys.stderr, flush=True)
 
     def bar(self, label, done, total, started, tail="", start=0):
-        """Draw `label [###---] 42 %  0:01:07 left  tail` over the last one, ten times a second.
-
-        `done` of `total` are done (0: nobody knows), `start` of them were when it `started`.
-        """
+        """Draw `label [###---] 42 %  0:01:07 left  tail`; `start` were done when it `started`."""
         now, total = time.monotonic(), max(done, total, 1)
         recent = self.width and now - self.drawn < 0.1 and done < total
         if recent or self.quiet or not sys.stderr.isatty():
             return
-        left = (now - started) / max(done - start, 1) * (total - done)
-        left = f"{datetime.timedelta(seconds=int(left))} left" if now - started > 1 else ""
-        text = (
-            f"{label} [{'#' * (20 * done // total):-<20}] {100 * done // total:3} %  {left}  {tail}"
-        )
-        text = text[: shutil.get_terminal_size().columns - 3]
+        left = datetime.timedelta(seconds=(now - started) * (total - done) // max(done - start, 1))
+        left = f"{left} left" if now - started > 1 else ""
+        bar = f"[{'#' * (20 * done // total):-<20}] {100 * done // total:3} %"
+        text = f"{label} {bar}  {left}  {tail}"[: shutil.get_terminal_size().columns - 3]
         print(f"\r{text:<{self.width}}", end="", file=sys.stderr, flush=True)
         self.width, self.drawn = len(text), now
 
@@ -279,10 +252,9 @@ def output_layer(classes, name):
 def convnet(size, classes, base=None, filters=(), units=(512,), dropout=0.0, **more):
     """A net of the tutorials: convolutions, then dense layers; (N, size, size, channels) in 0..1.
 
-    1,061,313 parameters with five filters, 3,453,121 with four, whose last maps are larger. More:
-    `channels`; `last_pool`: whether the last maps are halved too; the `initializer`: He et al.
-    (2015, arXiv:1502.01852) derive "he_normal" for rectified layers, for with Keras' default the
-    signal fades through five of them, and learning starts late.
+    1,061,313 parameters with five filters, 3,453,121 with four, whose last maps are larger. With
+    Keras' initializer the signal fades through five rectified layers and learning starts late, so
+    He et al. (2015, arXiv:1502.01852) derived "he_normal".
     """
     kind = {"activation": "relu", "kernel_initializer": more.get("initializer", "glorot_uniform")}
     net = [keras.Input((size, size, more.get("channels", 3)))]  # (N, 150, 150, 3)
@@ -310,11 +282,10 @@ def happy_faces(size, classes, base=None):
 
 
 def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
-    """A net of our own: (N, size, size, 3) in 0..1 -> (N, 1); 2,864,289 parameters.
+    """A net of our own, made for a CPU: 2,864,289 parameters, most work where maps are small.
 
     Residual blocks (He et al. 2016, arXiv:1512.03385) with squeeze and excitation (Hu et al. 2018,
-    arXiv:1709.01507). `stages`: channels and number of blocks at 1/4 of the size, 1/8, 1/16. Made
-    for a CPU: most time goes where the maps are large, so they are halved before they get wider.
+    arXiv:1709.01507). `stages`: channels and number of blocks at 1/4 of the size, 1/8, 1/16.
     """
 
     def convolution(maps, count, name, stride=1, rectified=True):
@@ -322,9 +293,8 @@ def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
         kind = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
         maps = layers.Conv2D(count, 3, stride, name=f"{name}_conv", **kind)(maps)
         # Each map gets mean 0 and deviation 1, then a scale and a shift (Ioffe and Szegedy 2015).
-        maps = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(
-            maps
-        )  # 0.99 lags behind
+        normalized = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")  # 0.99 lags
+        maps = normalized(maps)  # (N, H, W, count)
         return layers.ReLU(name=f"{name}_relu")(maps) if rectified else maps
 
     def block(maps, count, name):
@@ -352,35 +322,32 @@ def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
 # pixels; whether to take averages of its last maps ("avg") or these; the layer that its last block
 # begins with, where the maps get smallest; what else its function wants.
 Base = collections.namedtuple("Base", "module name size pooling block options", defaults=[{}])
-MOBILE = functools.partial(Base, "mobilenet", "MobileNet", 224, "avg", "conv_dw_12")
-MOBILE_2 = functools.partial(Base, "mobilenet_v2", "MobileNetV2", 224, "avg", "block_13_expand")
-EFFICIENT = functools.partial(Base, "efficientnet_v2", "EfficientNetV2B0", 224, "avg")
 BASES = {
     "vgg16": Base("vgg16", "VGG16", 150, None, "block5_conv1"),
-    "mobilenet": MOBILE({"alpha": 1.0}),
-    "mobilenet-0.75": MOBILE({"alpha": 0.75}),
-    "mobilenet-0.5": MOBILE({"alpha": 0.5}),
-    "mobilenet-0.25": MOBILE({"alpha": 0.25}),
-    "mobilenet_v2": MOBILE_2({"alpha": 1.0}),
-    "mobilenet_v2-0.5": MOBILE_2({"alpha": 0.5}),
-    "mobilenet_v2-0.35": MOBILE_2({"alpha": 0.35}),
+    "mobilenet": Base("mobilenet", "MobileNet", 224, "avg", "conv_dw_12"),
+    "mobilenet-0.75": Base("mobilenet", "MobileNet", 224, "avg", "conv_dw_12", {"alpha": 0.75}),
+    "mobilenet-0.5": Base("mobilenet", "MobileNet", 224, "avg", "conv_dw_12", {"alpha": 0.5}),
+    "mobilenet-0.25": Base("mobilenet", "MobileNet", 224, "avg", "conv_dw_12", {"alpha": 0.25}),
+    "mobilenet_v2": Base("mobilenet_v2", "MobileNetV2", 224, "avg", "block_13_expand"),
     "resnet50": Base("resnet50", "ResNet50", 224, "avg", "conv5_block1_1_conv"),
-    "efficientnet_v2_b0": EFFICIENT("block6a_expand_conv"),
+    "efficientnet_v2_b0": Base(
+        "efficientnet_v2", "EfficientNetV2B0", 224, "avg", "block6a_expand_conv"
+    ),
 }
 
 
-def application(base):
-    """The module of keras.applications that a base is in, and the function that makes it."""
-    module = getattr(keras.applications, BASES[base].module)
-    return module, functools.partial(getattr(module, BASES[base].name), **BASES[base].options)
+def application(base, **options):
+    """A base of keras.applications; by default with ImageNet's weights, which it downloads."""
+    make = getattr(getattr(keras.applications, BASES[base].module), BASES[base].name)
+    return make(**BASES[base].options, **options)
 
 
 def backbone(base, size, **options):
     """A base without weights: its input, (N, size, size, 3) in 0..1, and its output."""
-    photos, (module, make) = keras.Input((size, size, 3)), application(base)
+    photos, module = keras.Input((size, size, 3)), getattr(keras.applications, BASES[base].module)
     pixels = layers.Rescaling(255.0, dtype="float32", name="pixels")(photos)  # 0..255
     pixels = module.preprocess_input(pixels)  # as its authors did
-    return photos, make(weights=None, input_tensor=pixels, **options).output
+    return photos, application(base, weights=None, input_tensor=pixels, **options).output
 
 
 def transfer_model(size, classes, base, dropout=0.0):
@@ -398,102 +365,60 @@ def imagenet(size, classes, base):
     return keras.Model(photos, layers.Softmax(dtype="float32", name="answer")(logits))
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """One net of the ladder, and its training where that differs from the recipe.
-
-    `build(size, classes, base)`; `settings` in both recipes, `best` and `tutorial` in one. `size`:
-    side of its photos (on a base, the base decides); `progressive_sizes`: sides of its crops in
-    the best recipe, for equal parts of the epochs; `transfer`: a base is "frozen", or its
-    "features" are computed once, or its "last block" is trained; `warm_start`: the architecture
-    whose weights it begins with.
-    """
-
-    build: callable
-    about: str
-    settings: dict = field(default_factory=dict)
-    best: dict = field(default_factory=dict)
-    tutorial: dict = field(default_factory=dict)
-    size: int = 150
-    channels: int = 3
-    classes: int = 2
-    progressive_sizes: tuple = ()
-    transfer: str | None = None
-    warm_start: str | None = None
-
-
-FOUR, FIVE, THREE = (32, 64, 128, 128), (32, 64, 128, 128, 256), (32, 64, 64)
-DEFAULT = functools.partial(convnet, filters=FIVE, dropout=0.5, initializer="he_normal")
-GREY_DIGITS = functools.partial(convnet, filters=THREE, units=(64,), channels=1, last_pool=False)
-BASELINE, HANDS = (
-    functools.partial(convnet, filters=FOUR),
-    functools.partial(convnet, units=(25, 12)),
+# A net of the ladder: `build(size, classes, base)` makes it; its training where that differs from
+# the recipe, `settings` in both, `tutorial` and `best` in one; `size`: side of its photos (on a
+# base, the base decides); `progressive_sizes`: sides of its crops in the best recipe, for equal
+# parts of the epochs; `transfer`: a base is "frozen", or its "features" are computed once, or its
+# "last block" is trained; `warm_start`: the architecture whose weights it begins with.
+COLUMNS = "build about settings tutorial best size channels classes progressive_sizes transfer"
+DEFAULTS = [{}, {}, {}, 150, 3, 2, (), None, None]
+Architecture = collections.namedtuple("Architecture", COLUMNS + " warm_start", defaults=DEFAULTS)
+net_of = functools.partial  # a builder, some of its arguments chosen
+DEFAULT = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initializer="he_normal")
+FOUR, HANDS = net_of(convnet, filters=(32, 64, 128, 128)), net_of(convnet, units=(25, 12))
+DIGITS = net_of(convnet, filters=(32, 64, 64), units=(64,), channels=1, last_pool=False)
+DROPOUT, HEAD = net_of(FOUR, dropout=0.5), net_of(transfer_model, dropout=0.5)
+PLAIN, STEPS, LONG, ADAM = (
+    {"augment": False},
+    {"steps": 100},
+    {"epochs": 100},
+    {"optimizer": "adam"},
 )
-PLAIN, SLOW, ADAM = {"augment": False}, {"learning_rate": 1e-4}, {"optimizer": "adam"}
-HAPPY = {"epochs": 40, "batch_size": 50, **PLAIN}
-TUNED = {"transfer": "last block", "warm_start": "frozen"}
+SLOW, SLOWER, SLOWEST = ({"learning_rate": rate} for rate in (1e-4, 2e-5, 1e-5))
+B20, B50, B64 = ({"batch_size": count} for count in (20, 50, 64))
+GROWING = {"size": 160, "progressive_sizes": (64, 80, 96, 112), "best": {"learning_rate": 0.002}}
+LAST = {"transfer": "last block", "warm_start": "frozen"}
+GREY = {"size": 28, "channels": 1, "classes": 10}
 ARCHITECTURES = {
     "default": Architecture(DEFAULT, "five convolutions, dropout, augmentation: small, quick"),
-    "baseline": Architecture(
-        BASELINE, "four convolutions, without augmentation", {"batch_size": 20, **PLAIN, **SLOW}
-    ),
-    "dropout": Architecture(
-        functools.partial(BASELINE, dropout=0.5),
-        "the same with dropout and augmentation: it over-fits later",
-        {"epochs": 100},
-        tutorial={"steps": 100, **SLOW},
-    ),
-    "residual": Architecture(
-        residual,
-        "our own, of residual blocks, 160 x 160 pixels: the best from scratch",
-        {"batch_size": 64},
-        best={"learning_rate": 0.002},
-        size=160,
-        progressive_sizes=(64, 80, 96, 112),
-    ),
+    "baseline": Architecture(FOUR, "four convolutions, without augmentation", PLAIN | SLOW | B20),
+    "dropout": Architecture(DROPOUT, "the same with dropout and augmentation", LONG, STEPS | SLOW),
+    "residual": Architecture(residual, "our own: the best from scratch", B64, **GROWING),
     "features": Architecture(
-        functools.partial(transfer_model, dropout=0.5),
-        "a base describes each photo once, a small head learns from that: quick",
-        {"learning_rate": 2e-5, "batch_size": 20, **PLAIN},
-        transfer="features",
+        HEAD, "a base describes each photo once: quick", PLAIN | SLOWER | B20, transfer="features"
     ),
     "frozen": Architecture(
-        transfer_model,
-        "a base in front of the head, with augmentation: slow",
-        {"learning_rate": 2e-5, "steps": 100},
-        transfer="frozen",
+        transfer_model, "a base before the head: slow", STEPS | SLOWER, transfer="frozen"
     ),
     "finetune_plain": Architecture(
-        transfer_model,
-        "then the last block of the base learns too, without augmentation",
-        {"learning_rate": 1e-5, "batch_size": 20, "epochs": 100, **PLAIN},
-        **TUNED,
+        transfer_model, "then its last block learns too", PLAIN | SLOWEST | B20 | LONG, **LAST
     ),
     "finetune": Architecture(
-        transfer_model,
-        "the same with augmentation",
-        {"learning_rate": 1e-5, "epochs": 100, "steps": 100},
-        **TUNED,
+        transfer_model, "the same with augmentation", STEPS | SLOWEST | LONG, **LAST
     ),
     "imagenet": Architecture(imagenet, "a base as it is, 1,000 classes", size=224, classes=1000),
     "happy": Architecture(
-        happy_faces, "happy faces: one 7 x 7 convolution", HAPPY, tutorial=ADAM, size=64
+        happy_faces,
+        "happy faces: one 7 x 7 convolution",
+        PLAIN | B50 | {"epochs": 40},
+        ADAM,
+        size=64,
     ),
     "mnist": Architecture(
-        GREY_DIGITS,
-        "ten digits: three convolutions on 28 x 28 grey pixels, 93,322 parameters",
-        {"epochs": 5, "batch_size": 64, **PLAIN},
-        size=28,
-        channels=1,
-        classes=10,
+        DIGITS, "digits, 28 x 28 grey pixels", PLAIN | B64 | {"epochs": 5}, **GREY
     ),
     "signs": Architecture(
-        HANDS,
-        "hands that show 0 to 5: three dense layers, 307,615 parameters",
-        {"epochs": 300, **PLAIN},
-        tutorial=ADAM | SLOW,
-        size=64,
-        classes=6,
+        HANDS, "hands that show 0 to 5", PLAIN | {"epochs": 300}, ADAM | SLOW, size=64, classes=6
     ),
 }
 
@@ -534,13 +459,6 @@ def base_of(model):
     return keras.Model(model.input, model.get_layer("flatten").input)  # (N, 4, 4, 512) of VGG16
 
 
-def with_flexible_size(model):
-    """A net of the same layers that takes photos of any size."""
-    alone = keras.Model(model.inputs[0], model.outputs[0])  # without optimizer: it can't be copied
-    photos = keras.Input((None, None, model.input_shape[-1]))  # (N, any, any, 3)
-    return keras.models.clone_model(alone, photos, clone_function=lambda layer: layer)
-
-
 def prints_on_stderr():
     """Keras prints what it downloads on stdout, which is for results."""
     shown = sys.stderr and sys.stderr.isatty()
@@ -548,29 +466,19 @@ def prints_on_stderr():
 
 
 def new_model(settings, classes, policy="float32", pretrained=True):
-    """A new net of these settings, its base pretrained or all random. Raises WeightsError."""
-    model = build_model(settings.model, settings.base, classes, policy)
-    if not pretrained:
-        return model
+    """A new net of these settings, its base downloaded ("imagenet"), random or from a file."""
+    model, base = build_model(settings.model, settings.base, classes, policy), settings.base
+    inner, source, more = model, settings.base_weights, {}
     if ARCHITECTURES[settings.model].transfer:
-        inner, pooling = base_of(model), BASES[settings.base].pooling
-        more = {"include_top": False, "input_shape": inner.input_shape[1:], "pooling": pooling}
-        load_base_weights(inner, settings.base, settings.base_weights, **more)
-    elif settings.model == "imagenet":
-        load_base_weights(model, settings.base, settings.base_weights)
-    return model
-
-
-def load_base_weights(inner, base, source, **options):
-    """Put pretrained weights into a net of keras.applications that was made with these options.
-
-    "imagenet" downloads them, "none" leaves random ones. Raises WeightsError.
-    """
+        inner, more = base_of(model), {"include_top": False, "pooling": BASES[base].pooling}
+        more["input_shape"] = inner.input_shape[1:]
+    if not (more or settings.model == "imagenet") or source == "none" or not pretrained:
+        return model
     try:
         if source == "imagenet":
             with prints_on_stderr():
-                inner.set_weights(application(base)[1](**options).get_weights())
-        elif source != "none":
+                inner.set_weights(application(base, **more).get_weights())
+        else:
             open_regular(source).close()  # an OSError says what is wrong with the file itself
             inner.set_weights([np.full_like(array, np.nan) for array in inner.get_weights()])
             with warnings.catch_warnings(action="ignore"):  # Keras warns of what it skips
@@ -580,24 +488,18 @@ def load_base_weights(inner, base, source, **options):
     except Exception as error:  # noqa: BLE001 (Keras raises plain ones, with long explanations)
         why = reason(error).partition("Example error")[0]
         fix = "Name a file with --base-weights, or say --base-weights none for random ones"
-        raise WeightsError(f"there are no weights of {base} in {source}: {why}", fix) from None
+        raise CatDogError(f"there are no weights of {base} in {source}: {why}", fix) from None
+    return model
 
 
-def imagenet_classes(source):
-    """The names of ImageNet's 1,000 classes, from the file beside base weights, or downloaded.
-
-    Two pairs of them have one name: those get their number too. Raises WeightsError.
-    """
-    path = Path(source).with_name("imagenet_class_index.json")
-    url = f"https://storage.googleapis.com/download.tensorflow.org/data/{path.name}"
+def imagenet_classes():
+    """The names of ImageNet's 1,000 classes, as Keras has them; equal ones get their number."""
+    decode = keras.applications.imagenet_utils.decode_predictions
     try:
-        if source in ("imagenet", "none"):
-            with prints_on_stderr():
-                path = keras.utils.get_file(path.name, url, cache_subdir="models")
-        index = json.loads(Path(path).read_bytes())
-        names = [index[str(place)][1].replace("_", " ") for place in range(1000)]
+        with prints_on_stderr():
+            names = [found[0][1].replace("_", " ") for found in decode(np.eye(1000), top=1)]
     except Exception as error:  # noqa: BLE001 (Keras raises plain ones)
-        raise WeightsError(f"no names of the classes in {path}: {reason(error)}") from None
+        raise CatDogError(f"there are no names of ImageNet's classes: {reason(error)}") from None
     return tuple(f"{n} {i}" if names.count(n) > 1 else n for i, n in enumerate(names))
 
 
@@ -617,20 +519,14 @@ MAX_SCANS = 100  # of a progressive JPEG; usual are ten
 MAX_CLASSES, MAX_TEXT = 100, 65_536  # classes of a net; bytes of a text in a weights file
 READ_AHEAD = 128  # photos that are read while earlier ones are classified
 DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the drawings in dataset/
-NUMBERED = re.compile(r"([^\W\d_]+)[._-]\d+\.\w+")  # a name that begins with its class: cat.0.jpg
-
+LARGE_PHOTOS = ThreadPoolExecutor(1)  # one at a time, in one thread: each may take a gigabyte
 # All that Pillow's readers are known to raise on damaged data: a refusal, not a bug.
 UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, MemoryError)
 UNREADABLE += (ArithmeticError, RuntimeError, AttributeError, struct.error)
-# How a file begins that this program may have written -> what it holds if it has.
-OURS = {
-    b"\x89HDF\r\n\x1a\n": b'"program": "CatDogClassifier',
-    b"\x89PNG\r\n\x1a\n": b"Software\0CatDogClassifier",
-    b"<!doctype html>": b'content="CatDogClassifier"',
-    b"PK\3\4": b"CatDogClassifier.npy",
-    b"epoch,loss,acc,val_loss,val_acc\r\n": b"",
-    b"epoch,acc,loss,val_acc,val_loss\r\n": b"",  # of version 1.0
-}
+# What a file looks like that this program may replace, for it has written that.
+OURS = rb'\x89HDF.*"program": "CatDogClassifier|\x89PNG.*Software\x00CatDogClassifier'
+OURS += rb'|<!doctype html>.*content="CatDogClassifier"|PK\x03\x04.*CatDogClassifier\.npy'
+OURS += rb"|epoch,(loss,acc,val_loss,val_acc|acc,loss,val_acc,val_loss)\r\n"  # 1.0 had the second
 
 
 def open_regular(path, limit=math.inf):
@@ -666,7 +562,7 @@ def replacing(path):
 
 
 def write_file(path, content, flag="--weights"):
-    """Write bytes, whole or not at all, over nothing but what is ours. Raises WriteError.
+    """Write bytes, whole or not at all, over nothing but what is ours.
 
     With None only find out whether that could be done, rather than after an hour of work, and
     sweep up what a killed run has left half-written under that name.
@@ -676,27 +572,19 @@ def write_file(path, content, flag="--weights"):
         if os.path.exists(path):
             with open_regular(path, 2_000_000_000) as file:
                 there = file.read()
-            ours = (there.startswith(start) and mark in there for start, mark in OURS.items())
-            if there and not any(ours):
-                raise WriteError(f"{path} is there already, not written by this program", fix)
+            if there and not re.match(OURS, there, re.DOTALL):
+                raise CatDogError(f"{path} is there already, not written by this program", fix)
             if PRETRAINED.exists() and target.samefile(PRETRAINED):
-                raise WriteError(f"{path} is the net that comes with the program", fix)
+                raise CatDogError(f"{path} is the net that comes with the program", fix)
         if content is not None:
             with replacing(path) as file:
                 file.write(content)
             return
         target.with_name(f".{target.stem}_reliability.png.01234567.tmp").touch()  # the longest name
-        ours = rf"\.{re.escape(target.stem)}(_[a-z]+|\.previous)?\.[a-z0-9]+(\.[0-9a-f]{{8}})\.tmp"
-        for part in target.parent.glob(f".{glob.escape(target.stem)}*.tmp"):
-            part.unlink() if re.fullmatch(ours, part.name) else None
+        for part in target.parent.glob(f".{glob.escape(target.stem)}[._]*.????????.tmp"):
+            part.unlink()
     except OSError as error:
-        raise WriteError(f"cannot write {path}: {reason(error)}", fix) from None
-
-
-def cache_folder():
-    """The one folder for what can be made again at any time; no place at all without a home."""
-    bases = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")
-    return Path(next(filter(os.path.isabs, bases), os.devnull), "catdogclassifier")
+        raise CatDogError(f"cannot write {path}: {reason(error)}", fix) from None
 
 
 def digest(*parts):
@@ -707,22 +595,17 @@ def digest(*parts):
     return found.hexdigest()
 
 
-def cache_path(place, kind, state):
-    """Where what was made from a place in this state is kept; what is of another state goes."""
-    stem = digest(os.path.abspath(place))[:32]
-    path = cache_folder() / f"{stem}-{state[:32]}.{kind}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for old in set(path.parent.glob(f"{stem}-*.{kind}")) - {path}:
-        old.unlink()
-    return path
+def cache_folder():
+    """The one folder for what can be made again at any time; no place at all without a home."""
+    bases = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")
+    return Path(next(filter(os.path.isabs, bases), os.devnull), "catdogclassifier")
 
 
 def natural_order(names):
     """Names sorted so that cat.2.jpg comes before cat.10.jpg: more digits, larger number."""
 
     def sortable(digits):
-        number = digits[0].lstrip("0")
-        return f"0{chr(len(number))}{number}"
+        return f"0{chr(len(digits[0].lstrip('0')))}{digits[0].lstrip('0')}"
 
     return sorted(sorted(names), key=lambda name: re.sub(r"\d+", sortable, name.lower()))
 
@@ -735,105 +618,58 @@ def is_system_file(name):
 def list_photos(folder):
     """Yield the paths of all files under a folder, sorted; links to folders are not followed.
 
-    What is a photo is decided by reading it, not by its name; only system files are left out. A
-    folder that cannot be listed is yielded itself: reading it will tell why.
+    System files are left out: what is a photo is decided by reading it. So is a folder that cannot
+    be listed, which is yielded itself.
     """
-    levels = [iter([(os.fspath(folder), True)])]  # a stack: folders may lie deeper than Python's
+    top = os.fspath(folder)
+    levels, folders = [iter([top])], {top}  # a stack: folders may lie deeper than Python's
     while levels:
-        path, is_folder = next(levels[-1], (None, False))
+        path = next(levels[-1], None)
         if path is None:
             levels.pop()
-        elif is_folder:
-            levels.append(list_folder(path))
-        else:
+        elif path not in folders:
             yield path
+        else:
+            try:
+                names = []  # bare ones: there may be a million
+                with os.scandir(path) as entries:
+                    for entry in entries:
+                        names.append(entry.name)
+                        folders |= {entry.path} if entry.is_dir(follow_symlinks=False) else set()
+                names = natural_order(name for name in names if not is_system_file(name))
+                levels.append(map(functools.partial(os.path.join, path), names))
+            except OSError:
+                yield path
 
 
-def list_folder(folder):
-    """Yield (path, is it a folder) of what lies in a folder; (folder, False) if unlistable."""
-    names, folders = [], set()  # bare names: there may be a million
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                names.append(entry.name)
-                folders |= {entry.name} if entry.is_dir(follow_symlinks=False) else set()
-    except OSError:
-        yield folder, False
-        return
-    for name in natural_order(name for name in names if not is_system_file(name)):
-        yield os.path.join(folder, name), name in folders
-
-
-def split_folders(dataset):
-    """The folders of a dataset's splits, whatever their case and alias: {split: [paths]}."""
+def subfolders(folders, aliases):
+    """The folders in these, by their names, whatever their case and alias: {name: [paths]}."""
     found = collections.defaultdict(list)
-    for entry in filter(os.path.isdir, sorted(Path(dataset).iterdir())):
-        found[SPLIT_ALIASES.get(entry.name.lower(), entry.name.lower())].append(entry)
-    return {split: found[split] for split in SPLITS if split in found}
-
-
-def infer_labels(files):
-    """[(path, class)] of [(path, the outermost folder that it lies in or "", its name)].
-
-    The class is that folder or, where names like cat.0.jpg, dog.17.jpg tell classes apart, what
-    they begin with; None for a file that has none.
-    """
-    flat = {path: NUMBERED.fullmatch(name) for path, folder, name in files if not folder}
-    flat = {path: found[1].lower() for path, found in flat.items() if found}
-    nested = {path: folder.lower() for path, folder, _ in files if folder}
-    names = flat if len(set(flat.values())) > 1 or not nested else nested
-    names = {path: CLASS_ALIASES.get(name, name) for path, name in names.items()}
-    return [(path, names.get(path)) for path, *_ in files]
-
-
-def list_labelled(folder):
-    """[(path, class)] of all files under a folder, see `infer_labels` and `list_photos`."""
-    files = []
-    for path in list_photos(folder):
-        first, *rest = Path(path).relative_to(folder).parts or ("",)
-        outermost = first if rest or os.path.isdir(path) else ""
-        files.append((path, outermost, os.path.basename(path)))
-    return infer_labels(files)
-
-
-def by_class(rows):
-    """The [(path, class)] of `list_labelled` as {class: [paths]}, sorted by class."""
-    classes = collections.defaultdict(list)
-    for path, name in rows:
-        classes[name].append(path)
-    return {name: classes[name] for name in sorted(filter(None, classes))}
+    for entry in sorted(entry for folder in folders for entry in Path(folder).iterdir()):
+        if entry.is_dir() and not is_system_file(entry.name):
+            found[aliases.get(entry.name.lower(), entry.name.lower())].append(entry)
+    return dict(sorted(found.items()))
 
 
 def list_split(dataset, split, expected=None):
-    """The photos of one split of a dataset: {class: [paths]}, both sorted.
-
-    Raises DatasetError unless DATASET/SPLIT holds two classes or more, and just the `expected`.
-    """
+    """The photos of one split: {class: [paths]}, sorted; a folder is a class, two at least."""
     layout = f"Expected {dataset}/{{train,validation,test}}/{{cat,dog}}/*.jpg"
     layout += "; python dataset/prepare.py SOURCE NEW makes it"
     if not os.path.isdir(dataset):
-        raise DatasetError(f"there is no dataset folder {dataset}", layout)
-    folders = split_folders(dataset).get(split)
-    if not folders:
-        raise DatasetError(f"{dataset} has no folder {split}", layout)
-    classes = by_class(row for folder in folders for row in list_labelled(folder))
-    check_classes(f"{dataset}/{split}", classes, layout)
-    if expected and set(expected) != set(classes):
-        found = f"{dataset}/{split} holds {', '.join(classes)} instead of {', '.join(expected)}"
-        raise DatasetError(found, f"Name other --weights, or another --dataset. {layout}")
-    return classes
-
-
-def check_classes(where, classes, fix):
-    """Raise DatasetError unless {class: [paths]} has two classes or more, up to MAX_CLASSES."""
-    counts = ", ".join(f"{name} {len(paths)}" for name, paths in [*classes.items()][:5])
+        raise CatDogError(f"there is no dataset folder {dataset}", layout)
+    if split not in (found := subfolders([dataset], SPLIT_ALIASES)):
+        raise CatDogError(f"{dataset} has no folder {split}", layout)
+    found, where = subfolders(found[split], CLASS_ALIASES), f"{dataset}/{split}"
+    classes = {name: [*itertools.chain(*map(list_photos, found[name]))] for name in found}
+    classes = {name: photos for name, photos in classes.items() if photos}
     if not 2 <= len(classes) <= MAX_CLASSES:
-        rarest = min(classes.values(), key=len, default=["none"])[0]
-        found = f"{len(classes)} ({counts}; {rarest})"
-        problem = f"{where} must hold two classes, or up to {MAX_CLASSES}, but holds {found}"
-        raise DatasetError(problem, fix)
-    if len(json.dumps(list(classes))) > MAX_TEXT / 4:  # they are kept with the weights
-        raise DatasetError(f"the class names of {where} are too long to be kept", "Shorten them")
+        held = f"{len(classes)} ({', '.join([*classes][:5])})"
+        problem = f"{where} must hold two classes, or up to {MAX_CLASSES}, but holds {held}"
+        raise CatDogError(problem, layout)
+    if expected and set(expected) != set(classes):
+        problem = f"{where} holds {', '.join(classes)} instead of {', '.join(expected)}"
+        raise CatDogError(problem, f"Name other --weights, or another --dataset. {layout}")
+    return classes
 
 
 @contextlib.contextmanager
@@ -864,14 +700,8 @@ def read_photo(path, size):
         return decode(image, file, size)
 
 
-LARGE_PHOTOS = ThreadPoolExecutor(1)  # one at a time, in one thread: each may take a gigabyte
-
-
 def decode(image, file, size, exact=False):
-    """An opened image as uint8 (size, size, 3) RGB. Raises PhotoError where it takes too much.
-
-    A large JPEG is decoded at 1/2, 1/4 or 1/8, several times faster, unless it is to be `exact`.
-    """
+    """An opened image as uint8 (size, size, 3); unless `exact` a large JPEG at 1/2, 1/4 or 1/8."""
     pixels, progressive = math.prod(image.size), image.info.get("progressive")
     if not exact or pixels > MANY_PIXELS:
         image.draft("RGB", (2 * size, 2 * size))
@@ -889,32 +719,25 @@ def decode(image, file, size, exact=False):
 
 
 def resize_square(image, size):
-    """An opened image as uint8 (size, size, 3) RGB, upright; it is closed, to free its memory."""
+    """An opened image as uint8 (size, size, 3) RGB, upright; closed, to free its memory."""
     image.load()  # what is damaged says so here, and only here
     turned = image
     with contextlib.suppress(*UNREADABLE):  # a broken EXIF block never loses a photo
         turned = ImageOps.exif_transpose(image)
-    squashed = to_rgb(turned).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    if turned.mode.startswith("I"):
+        grey = np.asarray(turned).clip(0, 65535) // 256  # scaled to 8 bits instead of clipped
+        turned = Image.fromarray(grey.astype(np.uint8))
+    elif turned.has_transparency_data:
+        turned = turned.convert("RGBA")
+        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
+    filtered = {"resample": Image.Resampling.BILINEAR, "reducing_gap": 3.0}
+    squashed = turned.convert("RGB").resize((size, size), **filtered)
     image.close()
     return np.asarray(squashed)
 
 
-def to_rgb(image):
-    """The image in RGB: 16-bit grey scaled to 8 bits instead of clipped, transparency on white."""
-    if image.mode.startswith("I"):
-        grey = (np.asarray(image).clip(0, 65535) // 256).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
 def read_photos(paths, size, read=read_photo):
-    """Yield (path, photo or PhotoError) in order, read ahead by one thread per core.
-
-    Takes any iterable of paths, holds at most READ_AHEAD photos, or whatever `read` makes of them.
-    """
+    """Yield (path, photo or PhotoError) of any iterable in order, read ahead in threads."""
 
     def attempt(path):
         try:
@@ -934,17 +757,12 @@ def read_photos(paths, size, read=read_photo):
         pool.shutdown(cancel_futures=True)  # who leaves early need not wait for the rest
 
 
-def extension_of(path):
-    """The ending of a file's name, as a kind to count."""
-    return escape_control(os.path.splitext(path)[1].lower()[:10]) or "without ending"
-
-
-def format_counts(kinds):
-    """A Counter of kinds in words, the five most frequent by name: ".heic 410, .jpg 2"."""
-    named = dict(kinds.most_common(5))
-    others = kinds.total() - sum(named.values())
-    named |= {"others": others} if others else {}
-    return ", ".join(f"{kind} {count}" for kind, count in named.items())
+def count_kinds(paths, most=5):
+    """The most frequent endings of files in words: ".heic 410, .jpg 2"."""
+    kinds = (escape_control(os.path.splitext(path)[1].lower()[:10]) for path in paths)
+    kinds = collections.Counter(kind or "without ending" for kind in kinds)
+    named = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(most))
+    return named + (", ..." if len(kinds) > most else "")
 
 
 def is_drawing(path):
@@ -968,75 +786,44 @@ SHARPNESS = (0.7, 0.2, 0.1)  # shares of photos shown with all detail, half of i
 def load_photos(classes, size, console):
     """The photos of {class: [paths]}: uint8 (N, size, size, 3), float32 (N, 1) places of classes.
 
-    The photos lie in mapped memory, so they need not fit into the machine's. One that cannot be
-    read is named and left out. Raises DatasetError when more than MAX_LOST are, or all of a class.
+    They lie in a mapped temporary file, so they need not fit into memory. One that cannot be read
+    is named and left out, but no more than MAX_LOST.
     """
-    paths, lost = [path for photos in classes.values() for path in photos], {}
-    state = [PIL.__version__]
-    for path in paths:  # what decides how they look: where they lie, how large, how old
-        with contextlib.suppress(OSError):
-            now = os.stat(path)
-            state.append(f"{path} {now.st_size} {now.st_mtime_ns} {now.st_ctime_ns}")
-
-    def rows():
-        for path, photo in console.watch("reading", read_photos(paths, size), len(paths)):
-            if isinstance(photo, PhotoError):
-                lost[path] = str(photo)
-            else:
-                yield photo
-
-    where, shape = os.path.commonpath(map(os.path.abspath, paths)), (len(paths), size, size, 3)
-    photos = cached_array(where, f"{size}.photos", "\n".join(state), rows, shape, np.uint8, console)
-    if len(lost) > max(1, MAX_LOST * len(paths)) or any(map(is_closed, lost)):
-        kinds, (first, why) = collections.Counter(map(extension_of, lost)), next(iter(lost.items()))
-        found = f"{len(lost)} of {len(paths)} photos cannot be read ({format_counts(kinds)})"
-        fix = f"At most {MAX_LOST:.0%} may be lost: repair or remove them; -d names them all"
-        raise DatasetError(f"{found}, the first: {first}: {why}", fix)
+    rows = [(path, place) for place, name in enumerate(classes) for path in classes[name]]
+    reads, labels, lost = read_photos((path for path, _ in rows), size), [], {}
+    reads = zip(console.watch("reading", reads, len(rows)), rows, strict=True)
+    try:
+        with tempfile.TemporaryFile() as file:
+            for (path, photo), (_, place) in reads:
+                if isinstance(photo, PhotoError):
+                    lost[path] = str(photo)
+                else:
+                    file.write(photo)
+                    labels.append([place])
+            file.flush()
+            if len(lost) > max(1, MAX_LOST * len(rows)):
+                (path, why), kinds = next(iter(lost.items())), count_kinds(lost)
+                problem = f"{len(lost)} of {len(rows)} photos cannot be read ({kinds}), the first: "
+                fix = f"At most {MAX_LOST:.0%} may be: repair or remove them; -d names them all"
+                raise CatDogError(f"{problem}{path}: {why}", fix)
+            photos = np.memmap(file, np.uint8, "r", shape=(len(labels), size, size, 3))
+    except OSError as error:
+        problem = f"cannot keep decoded photos in {tempfile.gettempdir()}: {reason(error)}"
+        raise CatDogError(problem, "Set TMPDIR to a folder with more room") from None
     for path, why in lost.items():
         console.warn(f"left out {escape_control(path)}: {why}")
-    kept = [[place] for place, name in enumerate(classes) for p in classes[name] if p not in lost]
-    labels = np.array(kept, np.float32).reshape(-1, 1)  # (N, 1)
+    labels = np.array(labels, np.float32)  # (N, 1)
     if len(np.unique(labels)) < len(classes):
-        raise DatasetError(f"no photo of a class can be read ({', '.join(classes)})")
+        raise CatDogError(f"no photo of a class can be read ({', '.join(classes)})")
     return photos, labels
 
 
-def is_closed(path):
-    """Whether this is a folder that cannot be looked into: nobody knows how much is lost there."""
-    return os.path.isdir(path) and not os.path.islink(path)
-
-
-def cached_array(place, kind, state, rows, shape, dtype, console):
-    """What `rows()` yields as one array (N, ...), in mapped memory; see `cache_path`.
-
-    Made once; anew the next time if there were fewer rows than `shape` says. Held in memory where
-    the cache cannot be written.
-    """
-    length = math.prod(shape) * np.dtype(dtype).itemsize
-    try:
-        path = cache_path(place, kind, digest(PROGRAM, state))
-        if not path.exists() or path.stat().st_size != length:
-            with replacing(path) as file:
-                file.writelines(np.ascontiguousarray(row, dtype) for row in rows())
-        empty = path.stat().st_size == 0  # which cannot be mapped
-        found = np.empty(0, dtype) if empty else np.memmap(path, dtype, "r")
-    except OSError as error:
-        console.warn(f"{kind} held in memory: cannot write in {cache_folder()}: {reason(error)}")
-        found = np.concatenate([np.empty(0, dtype), *(np.ravel(row) for row in rows())])
-    return found.reshape(-1, *shape[1:])
-
-
-def compute_features(base, photos, place, console):
-    """What a base makes of uint8 photos (N, size, size, 3): float32 (N, ...), computed once."""
-    state = digest(base.layers[-1].compute_dtype, photos, *map(np.asarray, base.weights))
-
-    def rows():
-        starts = range(0, len(photos), 32)
-        for start in console.watch("describing", starts, len(starts)):
-            yield base.predict_on_batch(to_float(photos[start : start + 32]))  # (32, 4, 4, 512)
-
-    shape = (len(photos), *base.output_shape[1:])
-    return cached_array(place, "features", state, rows, shape, np.float32, console)
+def compute_features(base, photos, console):
+    """What a base makes of uint8 photos (N, size, size, 3): float32 (N, ...)."""
+    starts = range(0, len(photos), 32)
+    starts = console.watch("describing", starts, len(starts))
+    found = [base.predict_on_batch(to_float(photos[start : start + 32])) for start in starts]
+    return np.concatenate(found)  # (N, 4, 4, 512) of VGG16
 
 
 def to_grayscale(photos, channels):
@@ -1068,8 +855,8 @@ def draw_crops(rng, count, size):
     """Random crops within the photo, turned a little, in other light, less sharp: (count, 11).
 
     35 to 100 % of the area, sides stretched against each other by up to e^0.25, turned by up to 10
-    degrees, mirrored in half of the cases: see `affine_rows`. Then a factor for each colour and
-    something to add, see `warp`; last, how often the sides are halved, see `blur`.
+    degrees, half of them mirrored: see `affine_rows`; then factors of the colours and something to
+    add, see `warp`; last, how often the sides are halved, see `blur`.
     """
     side, stretch = np.sqrt(rng.uniform(0.35, 1, count)), np.exp(rng.uniform(-0.125, 0.125, count))
     zoom_x, zoom_y = np.minimum(side * stretch, 1), np.minimum(side / stretch, 1)
@@ -1090,10 +877,9 @@ def affine_rows(turn, right, down, shear, zoom_x, zoom_y, mirror, size):
     rotation @ shift @ shear @ zoom about the middle, then the mirror, as in Keras'
     ImageDataGenerator (radians, pixels), but in one resampling: faster, and less blurred.
     """
-    side = np.where(mirror, -1.0, 1.0)
+    side, middle = np.where(mirror, -1.0, 1.0), (size - 1) / 2
     xx, xy = np.cos(turn) * zoom_x * side, -np.sin(turn + shear) * zoom_y
     yx, yy = np.sin(turn) * zoom_x * side, np.cos(turn + shear) * zoom_y
-    middle = (size - 1) / 2
     x0 = np.cos(turn) * right - np.sin(turn) * down + middle * (1 - xx - xy)
     y0 = np.sin(turn) * right + np.cos(turn) * down + middle * (1 - yx - yy)
     return np.stack([xx, xy, x0, yx, yy, y0], axis=-1).astype(np.float32)  # (N, 6)
@@ -1112,9 +898,8 @@ def warp(photos, affines, side=None):
     """Apply one affine map to each photo, bilinear: (N, S, S, C) uint8 in, float32 0..1 out.
 
     The result has `side` pixels a side, by default S; the edges are repeated. Rows of more than
-    six change the colours as well: c -> clip(gain * c + lift). In plain arithmetic, because XLA
-    compiles that into one pass, several times as fast as TensorFlow's own operation
-    (`python tests/measure/benchmark.py ... --only augment augment-op`).
+    six change the colours as well: c -> clip(gain * c + lift). Plain arithmetic, which XLA makes
+    one pass of, several times as fast as TensorFlow's own operation (tests/measure/benchmark.py).
     """
     count, size, channels = tf.shape(photos)[0], photos.shape[1], photos.shape[-1]
     side = size if side is None else side
@@ -1160,32 +945,33 @@ def draw_epoch(photos, labels, order, batch_size, rng, augment, side):
         yield batch, labels[rows], affines, side
 
 
-def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, **more):
+def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, steps=0, side=None):
     """A tf.data.Dataset of (float32 (B, S, S, C) in 0..1, labels); the last batch may be smaller.
 
-    Labels are (B, 1), 0 or 1, for two classes, one-hot (B, classes) for more. What is not uint8
+    Labels are (B, 1), 0 or 1, for two classes, one-hot (B, classes) for more. Where classes are
+    unequal a third part weighs each photo, (B, 1), so that all count the same. What is not uint8
     passes as it is: features. A numpy Generator shuffles the photos anew in each pass and, with
-    `draw_affines` or `draw_crops`, augments them; all that is random comes from it, in order, so a
-    seeded run can be repeated. More: `steps` of an epoch, 0 for one pass; the `rows` that take
-    part; what tells the `side` of augmented photos, asked in each epoch.
+    `draw_affines` or `draw_crops`, augments them: all that is random comes from it, in order.
+    `steps` of an epoch, 0 for one pass; `side()` tells the side of augmented photos in each epoch.
     """
-    side, rows = more.get("side"), more.get("rows")
-    rows = np.arange(len(photos)) if rows is None else rows
-    wanted = more.get("steps", 0) * batch_size or len(rows)
+    wanted, count = steps * batch_size or len(photos), len(photos)
     scale = 255.0 if photos.dtype == np.uint8 else 1.0
+    counts = np.bincount(labels[:, 0].astype(int), minlength=classes)  # (K,)
+    weights = (count / (classes * counts)).astype(np.float32)  # (K,): N / Kn for a class of n
     compiled = tf.function(warp, jit_compile=True)
 
     def draw():
-        pixels, passes = side() if side else photos.shape[1], range(0, wanted, len(rows))
-        order = [rows if rng is None else rows[rng.permutation(len(rows))] for _ in passes]
+        pixels, passes = side() if side else photos.shape[1], range(0, wanted, count)
+        order = [np.arange(count) if rng is None else rng.permutation(count) for _ in passes]
         order = np.concatenate(order)[:wanted]
         return draw_epoch(photos, labels, order, batch_size, rng, augment, pixels)
 
-    def finish(photos, labels, affines, pixels):
-        hot = tf.one_hot(tf.cast(labels[:, 0], tf.int32), classes) if classes > 2 else labels
-        if augment:
-            return compiled(photos, affines, pixels if side else None), hot
-        return tf.cast(photos, tf.float32) / scale, hot
+    def finish(batch, labels, affines, pixels):
+        places = tf.cast(labels, tf.int32)  # (B, 1)
+        hot = tf.one_hot(places[:, 0], classes) if classes > 2 else labels
+        changed = compiled(batch, affines, pixels if side else None) if augment else None
+        batch = tf.cast(batch, tf.float32) / scale if changed is None else changed
+        return (batch, hot) if np.ptp(counts) == 0 else (batch, hot, tf.gather(weights, places))
 
     width = augment(np.random.default_rng(0), 1, 2).shape[1] if augment else 0
     kinds = [((None, *photos.shape[1:]), photos.dtype), ((None, 1), tf.float32)]
@@ -1200,25 +986,13 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
     return batches.prefetch(2).with_options(options)
 
 
-def weigh(batches, labels):
-    """Batches with a third part where classes are unequal: the weight of each photo, (B, 1).
-
-    N / Kn for a photo of a class of n, one of K, so that all classes count the same.
-    """
-    counts = np.bincount(labels[:, 0].astype(int), minlength=2)  # (K,)
-    weights = (len(labels) / (len(counts) * counts)).astype(np.float32)  # (K,)
-
-    def with_weights(photos, labels):
-        one = labels.shape[1] == 1
-        place = tf.cast(labels, tf.int32) if one else tf.argmax(labels, axis=1)[:, None]
-        return photos, labels, tf.gather(weights, place)
-
-    return batches if counts.min() == counts.max() else batches.map(with_weights)
-
-
 # ==================================================================================================
 # 6. Device and precision: where the net runs, in how many bits
 # ==================================================================================================
+
+# GPUs have units for 16 bits from these compute capabilities on: Volta for float16, Ampere for
+# bfloat16, which keeps the range of float32 (NVIDIA, CUDA C++ Programming Guide).
+GPU_POLICIES = {(8, 0): "mixed_bfloat16", (7, 0): "mixed_float16", (0, 0): "float32"}
 
 
 @contextlib.contextmanager
@@ -1238,64 +1012,22 @@ def muted_stderr(muted=True):
 
 
 def start_tensorflow(settings):
-    """Import TensorFlow without its chatter, let GPU memory grow, seed everything.
-
-    Returns a name of the device, and the Keras policy to train in there (None: what is faster).
-    """
+    """Import TensorFlow, quietly, seed everything; a name of the device, the policy to train in."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if settings.verbose else "3")
+    device, capability = f"CPU ({os.cpu_count()} cores)", (0, 0)
     with muted_stderr(not settings.verbose):
         tf.get_logger().setLevel(logging.INFO if settings.verbose else logging.ERROR)
-        gpus = tf.config.list_physical_devices("GPU")
-        for gpu in gpus:
+        for gpu in reversed(tf.config.list_physical_devices("GPU")):  # the first is used
             with contextlib.suppress(RuntimeError):  # it is in use already
                 tf.config.experimental.set_memory_growth(gpu, True)
+            details = tf.config.experimental.get_device_details(gpu)
+            device = f"GPU ({details.get('device_name', 'unnamed')})"
+            capability = details.get("compute_capability", (0, 0))
         if settings.seed is not None:
             keras.utils.set_random_seed(settings.seed)
             tf.config.experimental.enable_op_determinism()
-        if gpus:
-            return describe_gpu(tf.config.experimental.get_device_details(gpus[0]))
-        return f"CPU ({os.cpu_count()} cores)", None
-
-
-def describe_gpu(details):
-    """Name and policy for TensorFlow's details of a GPU: 16 bits where it has units for them.
-
-    float16 since compute capability 7.0 (Volta), bfloat16 since 8.0 (Ampere): NVIDIA, CUDA C++
-    Programming Guide.
-    """
-    capability = details.get("compute_capability", (0, 0))
-    half = "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16"
-    policy = half if capability >= (7, 0) else "float32"
-    return f"GPU ({details.get('device_name', 'unnamed')})", policy
-
-
-@functools.cache
-def benchmark_dtype():
-    """The Keras policy that this processor trains faster in: bfloat16 where it has units for that.
-
-    Measured in tens of milliseconds, on a convolution with its gradients; a gain of less than a
-    third counts as noise. bfloat16 keeps the range of float32 and 8 of its 24 bits of precision;
-    weights and their updates stay in float32.
-    """
-
-    def seconds(dtype):
-        photos, kernel = tf.ones((8, 74, 74, 32), dtype), tf.ones((3, 3, 32, 64), dtype)
-        started = time.perf_counter()
-        with tf.GradientTape() as tape:
-            tape.watch((photos, kernel))
-            maps = tf.nn.conv2d(photos, kernel, 1, "VALID")  # (8, 72, 72, 64)
-        tape.gradient(maps, (photos, kernel))
-        return time.perf_counter() - started
-
-    # In turns, and the best of each: a busy machine slows both down, and the first has to set up.
-    times = [(seconds(tf.bfloat16), seconds(tf.float32)) for _ in range(8)]
-    half, single = (min(column) for column in zip(*times, strict=True))
-    return "mixed_bfloat16" if half < 0.75 * single else "float32"
-
-
-def answer_dtype(settings):
-    """The Keras policy to answer in: float32, unless another one was asked for."""
-    return PRECISIONS.get(settings.precision, "float32")
+    fastest = next(policy for least, policy in GPU_POLICIES.items() if capability >= least)
+    return device, PRECISIONS.get(settings.precision, fastest)
 
 
 # ==================================================================================================
@@ -1303,23 +1035,13 @@ def answer_dtype(settings):
 # ==================================================================================================
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a net is trained: where Settings differ, and what they do not say.
-
-    `anneal`: the learning rate rises, then falls to zero, see `cosine_schedule`; `augment` draws
-    the changes of the photos; `tta`: what learned so answers twice where in doubt, see `Predictor`.
-    """
-
-    settings: dict
-    anneal: bool
-    augment: callable
-    tta: bool
-
-
+# How a net is trained: where Settings differ; `anneal`: the rate rises, then falls to zero,
+# see `cosine_schedule`; `augment` draws the changes of the photos; `tta`: what learned so answers
+# twice where in doubt, see `Predictor`.
+Recipe = collections.namedtuple("Recipe", "settings anneal augment tta")
 RECIPES = {
-    "best": Recipe({}, anneal=True, augment=draw_crops, tta=True),
-    "tutorial": Recipe({"optimizer": "rmsprop", "patience": 10}, False, draw_affines, tta=False),
+    "best": Recipe({}, True, draw_crops, True),
+    "tutorial": Recipe({"optimizer": "rmsprop", "patience": 10}, False, draw_affines, False),
 }
 # What a training must have in common with a checkpoint to resume from it.
 RESUME_KEYS = ("model", "recipe", "steps", "batch_size", "optimizer", "learning_rate", "augment")
@@ -1341,12 +1063,10 @@ def resolve_settings(given):
 
 
 def default_epochs(settings, count, is_synthetic):
-    """Settings with the epochs that so many photos want where nobody said: fewer photos, more.
-
-    Augmented, they stay new; drawings are learned sooner.
-    """
+    """Settings with the epochs that so many photos want, where nobody said: fewer, more often."""
     if "epochs" in {*settings.asked, *ARCHITECTURES[settings.model].settings}:
         return settings
+    # Augmented, photos stay new; drawings are learned sooner.
     more = settings.recipe == "best" and settings.augment and not is_synthetic
     wanted = math.ceil(SHOWN / (settings.steps * settings.batch_size or count)) if more else 0
     return replace(settings, epochs=min(max(wanted, Settings.epochs), MOST_EPOCHS))
@@ -1378,11 +1098,8 @@ def muon():
 
 
 def orthogonalize(matrix):
-    """About U V' of a matrix U S V' (rows, columns): five Newton-Schulz steps, numbers Jordan's.
-
-    Singular values become 0.7 to 1.2, those hundreds of times weaker than the strongest less. The
-    steps are done on M'M, (columns, columns): fewer multiplications, M is far longer.
-    """
+    """About U V' of a matrix U S V' (rows, columns): five Newton-Schulz steps, numbers Jordan's."""
+    # Singular values become 0.7 to 1.2. The steps are done on M'M, which is far smaller than M.
     matrix = matrix / (ops.norm(matrix) + 1e-7)  # singular values at most 1
     one = ops.eye(matrix.shape[-1])  # (columns, columns)
     square, product = ops.matmul(ops.transpose(matrix), matrix), one
@@ -1424,48 +1141,26 @@ def compile_model(model, settings, steps=0):
     return model
 
 
-@dataclass(frozen=True)
-class Data:
-    """A dataset in memory: {split: (photos, labels)} of `load_photos`; test may be missing.
-
-    `leakage`: how many photos of a split an earlier one holds too; `state`: a digest of it all.
-    """
-
-    folder: str
-    classes: tuple
-    splits: dict
-    is_synthetic: bool
-    leakage: dict
-    state: str
+# A dataset: {split: (photos, labels)} of `load_photos`, test may be missing; a digest of it all.
+Data = collections.namedtuple("Data", "folder classes splits is_synthetic state")
 
 
 def read_data(folder, size, expected, console):
-    """The Data of a dataset folder. Raises DatasetError."""
+    """The Data of a dataset folder. Raises CatDogError."""
     lists, splits = {"train": list_split(folder, "train", expected)}, {}
     lists["validation"] = list_split(folder, "validation", lists["train"])
     try:
         lists["test"] = list_split(folder, "test", lists["train"])
-    except DatasetError as error:
+    except CatDogError as error:
         console.say(f"There will be no test score: {error}")
-    seen, leakage, state = set(), {}, []
     for split, classes in lists.items():
-        photos, labels = splits[split] = load_photos(classes, size, console)  # (N, S, S, 3), (N, 1)
-        marks = [hashlib.sha256(photo).digest() for photo in photos]  # equal photos, equal marks
-        leakage[split] = sum(mark in seen for mark in marks)
-        seen.update(marks)
-        state += [*marks, labels]
+        splits[split] = photos, labels = load_photos(classes, size, console)
         counts = zip(np.bincount(labels[:, 0].astype(int)), classes, strict=True)
         counts = ", ".join(f"{count} {escape_control(name)}" for count, name in counts)
         console.say(f"{split:<12} {counts}")
-    leakage = {split: count for split, count in leakage.items() if count}
     drawings = any(is_drawing(photos[0]) for photos in lists["train"].values())
-    return Data(folder, tuple(lists["train"]), splits, drawings, leakage, digest(*state))
-
-
-def leakage_warning(leakage):
-    """What photos that are in two splits mean, for people."""
-    counts = ", ".join(f"{count} of the {split} photos" for split, count in leakage.items())
-    return f"data leakage: {counts} are in an earlier split as well, so scores come out too good."
+    state = digest(*itertools.chain(*splits.values()))
+    return Data(folder, tuple(lists["train"]), splits, drawings, state)
 
 
 def resume_key(settings, data):
@@ -1507,70 +1202,45 @@ def pack_npz(about, arrays):
 
 def unpack_npz(path):
     """(about, arrays) of a file of `pack_npz`, (None, []) unless it is there and whole."""
-    broken = (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, MemoryError)
-    with contextlib.suppress(*broken, zipfile.BadZipFile, zlib.error), open_regular(path) as file:
+    with contextlib.suppress(Exception), open_regular(path) as file:  # zipfile's, zlib's, NumPy's
         with np.load(file, allow_pickle=False) as stored:
             arrays = [stored[name] for name in stored.files]
         return json.loads(arrays[0].tobytes()), arrays[1:]
     return None, []
 
 
-def pack_history(history):
-    """The history of a training as CSV in bytes: one row per epoch."""
-    text = io.StringIO(newline="")
-    table = csv.writer(text)
-    table.writerow(["epoch", *history])
-    table.writerows(zip(itertools.count(1), *history.values(), strict=False))
-    return text.getvalue().encode()
-
-
 class Trainer:
     """One run of `model.fit`: feeds it, shows it, keeps the best epoch, knows when to stop.
 
     `model` is the whole net, `fitted` what is trained of it: all, the head on a base that is
-    computed before, or all for photos of any size; they share their layers. `save(better)` is
-    called after each epoch. Afterwards the model has the weights of the best epoch; `stop_reason`
-    says why it ended, `signal` is the first of Ctrl-C and SIGTERM that came.
+    computed before, or all for photos of any size; they share their layers. `stop_reason` says why
+    it ended, `stopped` whether by Ctrl-C or SIGTERM.
     """
 
     def __init__(self, model, settings, console, policy="float32"):
         self.model, self.fitted, self.settings, self.console = model, model, settings, console
         self.state, self.rng = TrainingState(policy), np.random.default_rng(settings.seed)
         self.kind, self.best_weights = ARCHITECTURES[settings.model], None
-        self.stop_reason, self.signal, self.last = None, None, settings.epochs
+        self.stop_reason, self.stopped, self.last = None, False, settings.epochs
 
-    def feed(self, photos, labels, place, rng=None, rows=None):
-        """Photos as this net is fed with them; with a Generator shuffled and augmented."""
-        settings, augment = self.settings, None
+    def feed(self, photos, labels, shuffled=False):
+        """The batches that this net is fed with; to train on shuffled, and maybe augmented."""
+        settings, augment, rng = self.settings, None, self.rng if shuffled else None
         fed = to_grayscale(photos, self.kind.channels)  # (N, S, S, channels) uint8
         if self.kind.transfer == "features":  # nothing in the base trains: its output is constant
-            fed = compute_features(base_of(self.model), photos, place, self.console)
+            fed = compute_features(base_of(self.model), photos, self.console)
         elif rng and settings.augment:
             augment = RECIPES[settings.recipe].augment
         side = self.crop_side if self.kind.progressive_sizes and augment is draw_crops else None
-        more = {"steps": settings.steps if rng else 0, "rows": rows, "side": side}
         classes = max(2, self.model.output_shape[-1])  # a sigmoid answers for two
-        batches = make_batches(fed, labels, settings.batch_size, classes, rng, augment, **more)
-        return weigh(batches, labels if rows is None else labels[rows])
-
-    def feed_all(self, data):
-        """The batches of a dataset: (training, validation)."""
-        folder, splits = Path(data.folder), data.splits
-        train = self.feed(*splits["train"], folder / "train", self.rng)
-        return train, self.feed(*splits["validation"], folder / "validation")
-
-    def keras_history(self):
-        """The Keras History of all epochs."""
-        history = keras.callbacks.History()
-        history.history, history.epoch = self.state.history, list(range(self.state.epochs))
-        return history
+        more = {"steps": settings.steps if rng else 0, "side": side}
+        return make_batches(fed, labels, settings.batch_size, classes, rng, augment, **more)
 
     def crop_side(self):
         """The side of the crops of the next epoch, in pixels.
 
-        Crops show things larger than whole photos do, so smaller ones do: that saves time, and
-        answers gain from the size at which things look as large as in training (Touvron et al.
-        2019, arXiv:1906.06423). Early epochs do with even less (Tan and Le 2021, arXiv:2104.00298).
+        Crops show things larger than whole photos do, so smaller ones make them look alike (Touvron
+        et al. 2019, arXiv:1906.06423), and early epochs do with less (Tan, Le, arXiv:2104.00298).
         """
         if self.fitted is self.model:  # it takes photos of one size only
             return self.model.input_shape[1]
@@ -1579,16 +1249,19 @@ class Trainer:
 
     def compile(self, steps, history=None, best_epoch=0):
         """Make `fitted` ready for so many steps an epoch, after `history` of earlier trainings."""
+        model, state = self.model, self.state
         if self.kind.transfer == "features":
-            self.fitted = keras.Model(self.model.get_layer("flatten").input, self.model.output)
-        elif self.kind.progressive_sizes:
-            self.fitted = with_flexible_size(self.model)  # its layers are shared
+            self.fitted = keras.Model(model.get_layer("flatten").input, model.output)
+        elif self.kind.progressive_sizes:  # the same layers for photos of any size
+            alone = keras.Model(model.inputs[0], model.outputs[0])  # an optimizer can't be copied
+            photos = keras.Input((None, None, 3))  # (N, any, any, 3)
+            more = {"input_tensors": photos, "clone_function": lambda layer: layer}
+            self.fitted = keras.models.clone_model(alone, **more)
         compile_model(self.fitted, self.settings, steps * self.settings.epochs)
         # Variables that came to be in the first step would have it compiled twice.
         self.fitted.optimizer.build(self.fitted.trainable_variables)
-        self.best_weights, state = self.fitted.get_weights(), self.state
+        self.best_weights, state.best_epoch = self.fitted.get_weights(), best_epoch
         state.history = {name: list(values) for name, values in (history or {}).items()}
-        state.best_epoch = best_epoch
         state.start = state.epochs
         self.last += state.start
 
@@ -1611,26 +1284,26 @@ class Trainer:
         self.best_weights = arrays[len(variables) :]  # they come last
 
     def fit(self, train, validation, save):
-        """Train to the last epoch, the end of patience, or a signal; take the best weights."""
-        hooks = {"on_train_batch_end": self.end_batch, "on_test_batch_end": self.check_stop}
-        hooks |= {"on_epoch_begin": self.begin_epoch, "on_epoch_end": self.end_epoch}
-        callbacks = [keras.callbacks.LambdaCallback(**hooks)]
-        self.first, self.started, self.steps = self.state.epochs, time.monotonic(), len(train)
-        self.save, self.stop_reason = save, self.is_over()  # nothing may be left to do
+        """Train until it is over, `save(better)` after each epoch; take the best weights."""
+        self.first, self.save, self.steps, self.done = self.state.epochs, save, len(train), 0
+        self.started = self.epoch_started = time.monotonic()
+        self.stop_reason = self.is_over()  # nothing may be left to do
+        hooks = {"on_train_batch_end": self.end_batch, "on_epoch_end": self.end_epoch}
+        hooks = keras.callbacks.LambdaCallback(on_test_batch_end=self.check_stop, **hooks)
         more = {"initial_epoch": self.first, "epochs": self.last, "shuffle": False, "verbose": 0}
         with handling_signals(self.on_signal):
             if not self.stop_reason:
-                self.fitted.fit(train, validation_data=validation, callbacks=callbacks, **more)
-        if self.signal:
+                self.fitted.fit(train, validation_data=validation, callbacks=[hooks], **more)
+        if self.stopped:
             self.stop_reason = "interrupted"
         self.console.clear()
         self.fitted.set_weights(self.best_weights)  # the net has them too: same layers
 
     def on_signal(self, number, frame):
         """The first signal lets the step be finished, the second one leaves at once."""
-        if self.signal:
-            interrupt(number)
-        self.signal = number
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
 
     def is_over(self):
         """Why there is no further epoch; None while there is."""
@@ -1640,35 +1313,32 @@ class Trainer:
         stale = state.epochs - max(state.best_epoch, state.start)  # epochs without a better one
         return "stopped early" if patience and stale >= patience else None
 
-    def begin_epoch(self, epoch, logs):
-        """Start the clock of an epoch."""
-        self.epoch, self.epoch_started = epoch, time.monotonic()  # epoch counts from 0
-
     def check_stop(self, batch, logs):
         """Stop after this step when somebody wants to, or the loss is no number any more."""
         if not math.isfinite(logs["loss"]):
             self.stop_reason = "diverged"
-        if self.signal or self.stop_reason:  # Keras honours both after each step
+        if self.stopped or self.stop_reason:  # Keras honours both after each step
             self.fitted.stop_training = self.fitted.stop_evaluating = True
 
     def end_batch(self, batch, logs):
         """Move the bar on."""
         self.check_stop(batch, logs)
-        done, total = self.epoch - self.first, self.last - self.first  # epochs
+        self.done += 1  # steps
+        total, epoch = (self.last - self.first) * self.steps, self.state.epochs + 1
         tail = f"loss {logs['loss']:.3f}  acc {logs['acc']:.3f}"
-        steps = done * self.steps + batch + 1, total * self.steps
-        self.console.bar(f"epoch {self.epoch + 1}/{self.last}", *steps, self.started, tail)
+        self.console.bar(f"epoch {epoch}/{self.last}", self.done, total, self.started, tail)
 
     def end_epoch(self, epoch, logs):
         """Keep the epoch if it is the best so far, save where the training stands, print scores."""
-        if self.signal or self.stop_reason:
+        if self.stopped or self.stop_reason:
             return  # it was left in the middle
-        weights, state = self.fitted.get_weights(), self.state  # copies
+        weights, state, now = self.fitted.get_weights(), self.state, time.monotonic()  # copies
         if not all(np.isfinite(n).all() for n in (logs["loss"], logs["val_loss"], *weights)):
             self.stop_reason = "diverged"  # a rectified layer can hide weights that are no numbers
             self.fitted.stop_training = True
             return
-        state.seconds.append(time.monotonic() - self.epoch_started)
+        state.seconds.append(now - self.epoch_started)
+        self.epoch_started = now
         for name in ("loss", "acc", "val_loss", "val_acc"):
             state.history.setdefault(name, []).append(float(logs[name]))
         better = logs["val_loss"] < state.best_loss or self.is_final_annealed_epoch(logs)
@@ -1677,7 +1347,7 @@ class Trainer:
             self.best_weights = weights  # kept in memory until a better one
         try:
             self.save(better)
-        except WriteError as error:  # a full disk may be emptied before the next epoch
+        except CatDogError as error:  # a full disk may be emptied before the next epoch
             self.console.warn(f"{error}. Training goes on, and tries again later")
         scores = "  ".join(f"{name} {values[-1]:.3f}" for name, values in state.history.items())
         pace = f"epoch {epoch + 1:2}/{self.last} {state.seconds[-1]:5.1f} s"
@@ -1686,10 +1356,8 @@ class Trainer:
         self.fitted.stop_training = self.stop_reason is not None  # honoured by Keras
 
     def is_final_annealed_epoch(self, logs):
-        """Whether the rate ends at zero here, and the epoch is as often right as the best so far.
-
-        The last epochs differ by chance, and in how sure they are, which calibration evens out.
-        """
+        """Whether the rate ends at zero here, and the epoch is as often right as the best one."""
+        # The last epochs differ by chance, and in how sure they are, which calibration evens out.
         state, anneal = self.state, RECIPES[self.settings.recipe].anneal
         if not anneal or state.epochs < self.last or state.best_epoch <= state.start:
             return False
@@ -1707,14 +1375,9 @@ class Trainer:
 def announce(trainer, data, device):
     """Say what starts, where, and how to stop it."""
     say, settings, state = trainer.console.say, trainer.settings, trainer.state
-    if data.leakage:
-        command = f"python dataset/check.py {shlex.quote(escape_control(data.folder))}"
-        trainer.console.warn(f"{leakage_warning(data.leakage)} Which: {command}")
     if data.is_synthetic:
-        say(
-            "These are drawings: a net trained on them knows nothing of photographs. For real ones:"
-        )
-        say("python dataset/prepare.py --download NEW (786 MB); your own: prepare.py FOLDER NEW")
+        say("These are drawings: who learns from them knows nothing of photographs. For those see")
+        say("python dataset/prepare.py -h: it takes photos of your own, or downloads some.")
     net = settings.model + (f" on {settings.base}" if trainer.kind.transfer else "")
     arithmetic = f"on the {device} in {trainer.model.compute_dtype}"
     say(f"Net: {net}. Recipe: {settings.recipe}, {arithmetic}; epochs: at most {trainer.last}.")
@@ -1745,14 +1408,10 @@ def classification_scores(probabilities, labels):
     right = probabilities.argmax(axis=1) == truth  # (N,)
     correct, total = int(right.sum()), len(labels)
     likelihood = probabilities[np.arange(total), truth].clip(1e-7, 1 - 1e-7)
-    return {
-        "correct": correct,
-        "total": total,
-        "accuracy": correct / total,
-        "interval": wilson(correct, total),
-        "by_class": [[int(right[truth == k].sum()), int((truth == k).sum())] for k in classes],
-        "loss": float(-np.log(likelihood).mean()),
-    }
+    scores = {"correct": correct, "total": total, "accuracy": correct / total}
+    scores |= {"interval": wilson(correct, total), "loss": float(-np.log(likelihood).mean())}
+    counts = [[int(right[truth == k].sum()), int((truth == k).sum())] for k in classes]
+    return scores | {"by_class": counts}
 
 
 def wilson(correct, total, z=1.959964):
@@ -1761,16 +1420,6 @@ def wilson(correct, total, z=1.959964):
     half = z * math.sqrt(share * (1 - share) / total + weight / (4 * total))
     ends = ((share + weight / 2 + side) / (1 + weight) for side in (-half, half))
     return tuple(min(max(end, 0.0), 1.0) for end in ends)
-
-
-def beats_chance(scores):
-    """Whether the answers have to do with the photos: the recalls add up to clearly more than 1.
-
-    For guesses, whatever share of them is "dog", they add up to 1. Clearly: beyond a 95 % interval
-    of the sum, by squaring and adding (R. G. Newcombe, Statistics in Medicine 17, 1998).
-    """
-    recalls = [(right / total, wilson(right, total)[0]) for right, total in scores["by_class"]]
-    return sum(recall for recall, _ in recalls) - math.hypot(*(r - low for r, low in recalls)) > 1
 
 
 def precision_recall(probabilities, labels):
@@ -1813,7 +1462,6 @@ def fit_temperature(probabilities, labels, low=0.05, high=20.0):
     count, kinds = probabilities.shape
     targets = np.full((count, kinds), 1 / (count + 2) / (kinds - 1))
     targets[np.arange(count), labels[:, 0].astype(int)] = 1 - 1 / (count + 2)
-
     tried = np.geomspace(low, high, 600)  # each 1 % above the one before
     found = (np.log(apply_temperature(probabilities, t).clip(1e-12)) for t in tried)
     return float(tried[np.argmin([-(targets * logs).sum() for logs in found])])
@@ -1835,10 +1483,7 @@ def calibration_bins(probabilities, labels, bins=15):
 
 
 def risk_coverage(probabilities, labels, most=256):
-    """What asking for more confidence would do: [[confidence, wrong, answered]], highest first.
-
-    So many photos are answered with at least this confidence, so many of the answers are wrong.
-    """
+    """What more confidence would do: [[confidence, wrong, answered]], the highest first."""
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     wrong = np.cumsum((probabilities.argmax(axis=1) != labels[:, 0])[order])
@@ -1866,7 +1511,6 @@ def confidence_threshold(curve, risk):
 # ==================================================================================================
 
 TTA_CONFIDENCE = 0.95  # below it a second look pays
-ENOUGH_EPOCHS = 10  # for a net that only guesses to be said not to learn
 TTA_CROP = 0.8  # of each side of a photo: whole photos show things smaller than training did
 
 
@@ -1875,7 +1519,7 @@ class Predictor:
 
     `forward` gives the net's own outputs, float32 (N, 1) or (N, K), `info` is its metadata. With
     test-time augmentation (tta) an answer below TTA_CONFIDENCE becomes the mean with that for the
-    mirror image: confident ones gain nothing by it. Raises WeightsError for what is no number.
+    mirror image: confident ones gain nothing by it. Raises CatDogError for what is no number.
     """
 
     def __init__(self, forward, info):
@@ -1894,7 +1538,7 @@ class Predictor:
             mirrored = self.closer(photos[doubtful])[:, :, ::-1]  # right is left
             found[doubtful] = (found[doubtful] + class_probabilities(self.forward(mirrored))) / 2
         if not np.isfinite(found).all():
-            raise WeightsError("the net gives answers that are no numbers", "Train anew")
+            raise CatDogError("the net gives answers that are no numbers", "Train anew")
         return apply_temperature(found, self.info["temperature"])
 
     def closer(self, photos):
@@ -1935,34 +1579,8 @@ def litert_forward(content, batch_size=4):
     return forward
 
 
-def litert_predictor(path, asked, make_net):
-    """The Predictor of a weights file on LiteRT, converted once; None where that fails.
-
-    `make_net()` gives its Net, `asked` is what it was asked to be.
-    """
-    try:
-        with open_regular(path) as file:
-            state = digest(PROGRAM, asked, file.read())
-        cached = cache_path(path, "litert", state)
-        if unpack_npz(cached)[0] is None:
-            net = make_net()
-            with muted_stderr(), contextlib.redirect_stdout(io.StringIO()):
-                content = tf.lite.TFLiteConverter.from_keras_model(net.model).convert()
-            with replacing(cached) as file:
-                file.write(pack_npz(net.info, [np.frombuffer(content, np.uint8)]))
-        info, (content,) = unpack_npz(cached)
-        return Predictor(litert_forward(content.tobytes()), info)
-    except CatDogError:
-        raise
-    except Exception:  # noqa: BLE001 (whatever an optional library fails with, there is Keras)
-        return None
-
-
 def calibrate(forward, info, splits):
-    """Fit the confidence of a net on the validation photos, and score it: into its metadata.
-
-    On test photos too, if there are any, for the temperature was not fitted on those.
-    """
+    """Fit the confidence of a net on validation photos, score it on all: into its metadata."""
     predictor, summary = Predictor(forward, {**info, "temperature": 1.0}), info["summary"]
     raw = {split: predictor(photos) for split, (photos, _) in splits.items() if split != "train"}
     truth = {split: splits[split][1] for split in raw}  # (N, 1) each
@@ -1973,8 +1591,6 @@ def calibrate(forward, info, splits):
     *_, split = found
     before, after = (calibration_bins(each[split], truth[split]) for each in (raw, found))
     summary["calibration"] = {"split": split, "before": before, "after": after}
-    if summary["epochs"] >= ENOUGH_EPOCHS:
-        summary["beats_chance"] = beats_chance(summary["validation"])
 
 
 # ==================================================================================================
@@ -1987,19 +1603,13 @@ DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeE
 DAMAGED += (SystemError,)
 # What version 1.0 called what it knew of a net.
 OLD_NAMES = {"rung": "architecture", "drawings": "is_synthetic", "certainty": "risk_coverage"}
+# A Keras model and its metadata, see `new_info`: what a weights file holds.
+Net = collections.namedtuple("Net", "model info")
 
 
-@dataclass(frozen=True)
-class Net:
-    """A Keras model and all that is known of it, see `new_info`: what a weights file holds."""
-
-    model: object
-    info: dict
-
-    @property
-    def is_trained(self):
-        """Whether it is worth going on with: loaded, or trained, here or by hand."""
-        return self.info["run"] is not None or int(self.model.optimizer.iterations) > 0
+def is_trained(net):
+    """Whether a net is worth going on with: loaded, or trained, here or by hand."""
+    return bool(net) and (net.info["run"] is not None or int(net.model.optimizer.iterations) > 0)
 
 
 def new_info(settings, classes, **known):
@@ -2009,16 +1619,15 @@ def new_info(settings, classes, **known):
     `temperature`, `risk_coverage`: how to answer; `summary`: the scores; `is_synthetic`: drawings.
     """
     info = {"program": PROGRAM, "architecture": settings.model, "classes": list(classes)}
-    info |= {"base": settings.base if ARCHITECTURES[settings.model].transfer else None, "run": None}
+    info |= {"base": settings.base if ARCHITECTURES[settings.model].transfer else None}
     info |= {"recipe": {}, "tta": False, "temperature": 1.0, "risk_coverage": [], "summary": {}}
-    return {**info, "is_synthetic": False, **known}
+    return {**info, "is_synthetic": False, "run": None, **known}
 
 
 def trained_info(trainer, data):
     """The metadata of a net in training, or after it."""
-    settings, summary = trainer.settings, trainer.summary() | {"leakage": data.leakage}
-    summary["is_synthetic"] = data.is_synthetic
-    known = {"is_synthetic": data.is_synthetic, "run": trainer.state.run, "summary": summary}
+    settings, known = trainer.settings, {"run": trainer.state.run, "summary": trainer.summary()}
+    known["is_synthetic"] = data.is_synthetic
     known["recipe"] = {name: getattr(settings, name) for name in (*RESUME_KEYS, "epochs")}
     known["tta"] = RECIPES[settings.recipe].tta and settings.augment
     return new_info(settings, data.classes, **known)
@@ -2027,21 +1636,22 @@ def trained_info(trainer, data):
 def parse_metadata(text, settings):
     """What a weights file says of its net; nothing: one of these settings. Raises ValueError."""
     stored = json.loads(text)
-    known = {OLD_NAMES.get(name, name): value for name, value in stored.items()}
-    info = new_info(settings, default_classes(settings.model), run="") | known
-    architecture, classes, recipe = info["architecture"], info["classes"], info["recipe"]
-    listed = architecture in list(ARCHITECTURES)  # in a list: it may be anything
-    if not listed or (ARCHITECTURES[architecture].transfer and info["base"] not in list(BASES)):
+    info = {OLD_NAMES.get(name, name): value for name, value in stored.items()}
+    info = new_info(settings, default_classes(settings.model), run="") | info
+    kind, classes, recipe = info["architecture"], info["classes"], info["recipe"]
+    listed = kind in list(ARCHITECTURES)  # in a list: it may be anything
+    if not listed or (ARCHITECTURES[kind].transfer and info["base"] not in list(BASES)):
         raise ValueError("it is of a net that this program does not know")
     kinds = {"classes": list, "summary": dict, "recipe": dict, "risk_coverage": list, "tta": bool}
     whole = all(isinstance(info[name], kind) for name, kind in kinds.items())
-    whole = whole and all(isinstance(name, str) and name for name in classes)
     if not whole or not 2 <= len(classes) <= MAX_CLASSES or classes != sorted(set(classes)):
         raise ValueError("what it says about itself is damaged")
+    for name in classes:  # photos are sorted into folders of these names
+        if not re.fullmatch(r"(?!\.\.?$)[^/\\\0\ud800-\udfff]+", name):
+            raise ValueError(f"its class {name} cannot be a folder")
     if "rung" in stored:  # version 1.0 did not say this in a word
         info["tta"] = (recipe.get("--recipe"), recipe.get("--no-augment")) == ("best", True)
-        learned = info["summary"].get("learned")
-        info["summary"] = {} if learned is None else {"beats_chance": learned}
+        info["summary"] = {}
     for confidence, wrong, answered in info["risk_coverage"]:  # or it is damaged
         if not (0 <= confidence <= 1 and 0 <= wrong <= answered and 0 < answered < 1e12):
             raise ValueError("its risk-coverage curve is damaged")
@@ -2053,7 +1663,7 @@ def parse_metadata(text, settings):
 def weight_names(model):
     """What the arrays of a model are called in the file, as in those of Keras 2: (layer, name)."""
     pairs = ((layer.name, weight.name) for layer in model.layers for weight in layer.weights)
-    return [(layer, f"{layer}/{weight}:0") for layer, weight in pairs]
+    return [(layer.encode(), f"{layer}/{weight}:0".encode()) for layer, weight in pairs]
 
 
 def save_h5(net):
@@ -2062,17 +1672,17 @@ def save_h5(net):
     Per layer one group with its arrays; the metadata as JSON in the attribute "catdogclassifier";
     a digest of that and of all arrays, for HDF5 itself has none.
     """
-    buffer, about, names = io.BytesIO(), json.dumps(net.info), weight_names(net.model)
+    buffer, about, arrays = io.BytesIO(), json.dumps(net.info), net.model.get_weights()
     with h5py.File(buffer, "w") as file:
         file.attrs["catdogclassifier"] = np.bytes_(about.encode())
-        file.attrs["digest"] = np.bytes_(digest(about, *map(np.asarray, net.model.weights)))
+        file.attrs["digest"] = np.bytes_(digest(about, *arrays))
         file.attrs["layer_names"] = np.array([layer.name for layer in net.model.layers], "S")
+        names = weight_names(net.model)
         for layer in net.model.layers:
-            here = [name for owner, name in names if owner == layer.name]
-            group = file.create_group(layer.name)
-            group.attrs["weight_names"] = np.array(here, "S")
-            for name, weight in zip(here, layer.weights, strict=True):
-                group.create_dataset(name, data=np.asarray(weight))
+            own = [name for owner, name in names if owner == layer.name.encode()]
+            file.create_group(layer.name).attrs["weight_names"] = np.array(own, "S")
+        for (layer, name), array in zip(names, arrays, strict=True):
+            file[layer].create_dataset(name, data=array)
     return buffer.getvalue()
 
 
@@ -2080,75 +1690,61 @@ def read_texts(item, name):
     """The texts of an attribute, as bytes; [] without it. Raises ValueError for another kind."""
     if name not in item.attrs or not math.prod(item.attrs.get_id(name).shape):
         return []
-    about = item.attrs.get_id(name)
-    kind, count = about.get_type(), math.prod(about.shape)  # its dtype could take gigabytes to make
-    plain = isinstance(kind, h5py.h5t.TypeStringID)
-    if not plain or count > MAX_TEXTS or kind.get_size() > MAX_TEXT:
+    about = item.attrs.get_id(name)  # to look at it takes no memory yet
+    kind = about.get_type()
+    text = isinstance(kind, h5py.h5t.TypeStringID) and math.prod(about.shape) <= MAX_TEXTS
+    ours = name in ("catdogclassifier", "digest")  # not of any length, as those of Keras may be
+    if not text or kind.get_size() > MAX_TEXT or (ours and kind.is_variable_str()):
         raise ValueError(f"its attribute {name} is too large, or of another kind")
     return [v if isinstance(v, bytes) else v.encode() for v in np.ravel(item.attrs[name]).tolist()]
 
 
-def longest_text(opened):
-    """How long a text of variable length may be in an HDF5 file, in bytes, without reading one.
-
-    Such texts lie in heaps that begin with GCOL, version 1, three zeros and their size in 8 bytes
-    (HDF5 File Format Specification, III.E).
-    """
-    opened.seek(0)
-    longest, end = 0, b""
-    while block := opened.read(1_000_000):
-        block = end + block
-        places = (found.end() + 3 for found in re.finditer(rb"GCOL\x01", block))
-        sizes = (int.from_bytes(block[place : place + 8], "little") for place in places)
-        longest, end = max(longest, *sizes, 0), block[-15:]  # a heap's head may be cut in two
-    return longest
-
-
-def check_plain(file, opened):
+def check_plain(file):
     """Raise ValueError unless an HDF5 file holds only arrays of its own, each stored in one piece.
 
-    Links and external or virtual storage would open other files; one compressed chunk, an array
-    that is declared but not stored, or many references to one text may take any amount of memory.
+    Links and external or virtual storage would open other files; a compressed chunk, or an array
+    that is declared but not stored, may take any amount of memory.
     """
     count = itertools.count(1)
 
-    def odd_link(name, link):
-        odd = not isinstance(link, h5py.HardLink) or name.count("/") > MAX_DEPTH
-        return f"{name[:80]} is a link, or one too many" if odd or next(count) > MAX_ITEMS else None
-
-    def odd_item(name, item):
-        if not isinstance(item, h5py.Dataset):
+    def oddity(name, link):
+        if (
+            type(link) is not h5py.HardLink
+            or name.count("/") > MAX_DEPTH
+            or next(count) > MAX_ITEMS
+        ):
+            return f"{name[:80]} is a link, or one too many"
+        if not isinstance(item := file[name], h5py.Dataset):
             return None
         odd = item.is_virtual or item.external or item.chunks
         odd = odd or item.id.get_storage_size() != item.size * item.id.get_type().get_size()
         return f"{name[:80]} is stored elsewhere, or in pieces" if odd else None
 
-    problem = file.visititems_links(odd_link) or file.visititems(odd_item)
-    if problem or longest_text(opened) > MAX_TEXT:
-        raise ValueError(problem or f"it holds a text of more than {MAX_TEXT // 1024} KiB")
+    if problem := file.visititems_links(oddity):
+        raise ValueError(problem)
 
 
 @contextlib.contextmanager
 def open_h5(path, limit=1_000_000_000):
-    """A weights file that is safe to read. Raises WeightsError for whatever is wrong with it."""
+    """A weights file that is safe to read. Raises CatDogError for whatever is wrong with it."""
     try:
         with open_regular(path, limit) as opened, h5py.File(opened, "r") as file:
-            check_plain(file, opened)
+            check_plain(file)
             yield file
     except DAMAGED as error:
         why = reason(error) if isinstance(error, OSError) else error
         fix = "Train anew, or name another --weights"
-        raise WeightsError(f"{path} is not a weights file that can be read ({why})", fix) from None
+        raise CatDogError(f"{path} is not a weights file that can be read ({why})", fix) from None
 
 
 def read_metadata(path, settings):
-    """What a weights file says of its net, see `parse_metadata`. Raises WeightsError."""
+    """What a weights file says of its net, see `parse_metadata`. Raises CatDogError."""
     with open_h5(path) as file:
         return parse_metadata((read_texts(file, "catdogclassifier") or [b"{}"])[0], settings)
 
 
 def load_h5(path, model):
-    """Read a weights file into a model. Raises WeightsError.
+    """Read a weights file into a model. Raises CatDogError.
 
     Weights-only and whole-model files of Keras 2 fit too. Layers are matched by order, every shape
     is checked before memory is taken, nothing but numbers is read: no file can run anything. In our
@@ -2159,32 +1755,30 @@ def load_h5(path, model):
     with open_h5(path, limit) as file:
         root = file.get("model_weights", file)
         owners = read_texts(root, "layer_names")
-        every = (
-            (owner, name) for owner in owners for name in read_texts(root[owner], "weight_names")
-        )
-        names = list(itertools.islice(every, len(shapes) + 1))
+        names = ((own, name) for own in owners for name in read_texts(root[own], "weight_names"))
+        names = list(itertools.islice(names, len(shapes) + 1))
         stored = [root[owner][name] for owner, name in names]
         floats = all(array.id.get_type().equal(h5py.h5t.IEEE_F32LE) for array in stored)
         if not floats or [array.shape for array in stored] != shapes:
-            raise WeightsError(f"{path} holds the weights of another net", "Name another --weights")
+            raise CatDogError(f"{path} holds the weights of another net", "Name another --weights")
         about, arrays = read_texts(file, "catdogclassifier"), [array[()] for array in stored]
         old = [file[name][()] for name in ("seen", "directions") if name in file]  # of version 1.0
-        named = names == [(owner.encode(), name.encode()) for owner, name in weight_names(model)]
         sealed = about and read_texts(file, "digest") == [digest(*about, *arrays, *old).encode()]
         ours = about or "digest" in file.attrs  # or else of another program
-        if (ours and not (named and sealed)) or not all(np.isfinite(a).all() for a in arrays):
+        sound = not ours or (sealed and names == weight_names(model))
+        if not sound or not all(np.isfinite(array).all() for array in arrays):
             raise ValueError("it has been damaged or changed, or its numbers are not finite")
     model.set_weights(arrays)
 
 
 def matching_settings(settings, info, path):
-    """Settings for the net of this metadata. Raises WeightsError if another was asked for."""
+    """Settings for the net of this metadata. Raises CatDogError if another was asked for."""
     theirs, base = info["architecture"], info["base"] or settings.base
     warm = ARCHITECTURES[settings.model].warm_start == theirs  # it is to go on from that one
     other = "model" in settings.asked and theirs != settings.model and not warm
     if other or ("base" in settings.asked and base != settings.base):
         fix = "Leave out --model and --base, or name another --weights"
-        raise WeightsError(f"{path} holds a net of the kind {theirs}, base {info['base']}", fix)
+        raise CatDogError(f"{path} holds a net of the kind {theirs}, base {info['base']}", fix)
     given = {name: getattr(settings, name) for name in settings.asked} | {"base": base}
     given["model"] = settings.model if warm else theirs
     return replace(resolve_settings(given), asked=settings.asked)
@@ -2197,33 +1791,56 @@ def shipped_hint(text):
 
 
 def load_net(path, settings):
-    """The Net of a weights file. Raises WeightsError.
+    """The Net of a weights file. Raises CatDogError.
 
     Ours say what they are of; others, as of Keras 2, are of these settings. `imagenet` needs none.
     """
     if settings.model == "imagenet":
         start_tensorflow(settings)
-        model, classes = new_model(settings, 1000), imagenet_classes(settings.base_weights)
-        return Net(compile_model(model, settings), new_info(settings, classes, run=""))
+        model, names = new_model(settings, 1000), imagenet_classes()
+        return Net(compile_model(model, settings), new_info(settings, names, run=""))
     if not os.path.exists(path):
-        fix = (
-            f"Train first: python CatDogClassifier.py --weights {shlex.quote(escape_control(path))}"
-        )
+        name = shlex.quote(escape_control(path))
+        fix = f"Train first: python CatDogClassifier.py --weights {name}"
         fix += shipped_hint(". Or take the net that came with the program: ")
-        raise WeightsError(f"there are no weights at {path}", fix)
+        raise CatDogError(f"there are no weights at {path}", fix)
     info = read_metadata(path, settings)
     settings = matching_settings(settings, info, path)
     start_tensorflow(settings)
-    count = len(info["classes"])
-    model = build_model(settings.model, settings.base, count, answer_dtype(settings))
+    policy = settings.answer_policy
+    model = build_model(settings.model, settings.base, len(info["classes"]), policy)
     load_h5(path, model)
     return Net(compile_model(model, settings), info)
+
+
+def litert_predictor(path, settings):
+    """The Predictor of a weights file on LiteRT, converted once; None where that fails."""
+    try:
+        with open_regular(path) as file:
+            state = digest(PROGRAM, settings.model, settings.base, file.read())
+        stem = digest(os.path.abspath(path))[:32]
+        cached = cache_folder() / f"{stem}-{state[:32]}.litert"
+        if unpack_npz(cached)[0] is None:
+            net = load_net(path, settings)
+            with muted_stderr(), contextlib.redirect_stdout(io.StringIO()):
+                content = tf.lite.TFLiteConverter.from_keras_model(net.model).convert()
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            for old in cached.parent.glob(f"{stem}-*.litert"):  # of earlier weights there
+                old.unlink()
+            with replacing(cached) as file:
+                file.write(pack_npz(net.info, [np.frombuffer(content, np.uint8)]))
+        info, (content,) = unpack_npz(cached)
+        return Predictor(litert_forward(content.tobytes()), info)
+    except CatDogError:
+        raise
+    except Exception:  # noqa: BLE001 (whatever an optional library fails with, there is Keras)
+        return None
 
 
 def finished_net(trainer, data, device):
     """The Net of a training that is over, in the precision of answers, with all its scores."""
     settings, info = trainer.settings, trained_info(trainer, data)
-    policy = answer_dtype(settings)
+    policy = settings.answer_policy
     model = build_model(settings.model, settings.base, len(data.classes), policy)
     model.set_weights(trainer.model.get_weights())
     info["summary"] |= {"device": device, "parameters": model.count_params()}
@@ -2285,47 +1902,11 @@ def augmented_versions(photo, augment, seed, count=16):
     return np.rint(np.asarray(warp(photos, affines)) * 255).astype(np.uint8).transpose(1, 2, 0, 3)
 
 
-def filter_patterns(model, layer, console, side=96, steps=40):
-    """What each filter of a layer looks for: uint8 (side, side, C, 3), no larger than its photos.
-
-    Gradient ascent from noise about grey on the mean answer of each filter, in steps of the
-    gradient over its root mean square, as in the tutorial (there: a rate of 1 on 0..255).
-    """
-    side, inner = min(side, model.input_shape[1]), keras.Model(model.inputs[0], layer.output)
-    shape = (side, side, model.input_shape[-1])
-    small = keras.models.clone_model(inner, input_tensors=keras.Input(shape))  # any size will do
-    small.set_weights(inner.get_weights())
-    small.layers[-1].activation = keras.activations.linear  # a rectifier would hide which way is up
-
-    @tf.function
-    def ascend(pixels, places):
-        with tf.GradientTape() as tape:
-            tape.watch(pixels)
-            maps = tf.cast(small(pixels, training=False), tf.float32)  # (B, h, w, C)
-            answer = tf.gather(tf.reduce_mean(maps, axis=(1, 2)), places, axis=1, batch_dims=1)
-        slope = tape.gradient(answer, pixels)  # (B, side, side, 3)
-        size = tf.sqrt(tf.reduce_mean(slope**2, axis=(1, 2, 3), keepdims=True)) + 1e-5
-        return pixels + slope / size / 255
-
-    found, count = [], layer.output.shape[-1]
-    for start in console.watch(layer.name, range(0, count, 16), math.ceil(count / 16)):
-        places = tf.range(start, min(start + 16, count))  # a photo for each of 16 filters
-        noise = tf.random.stateless_uniform((len(places), *shape), (0, start), maxval=20 / 255)
-        found.append(
-            functools.reduce(lambda pixels, _: ascend(pixels, places), range(steps), noise + 0.5)
-        )
-    photos = np.concatenate(found)  # (C, side, side, 3)
-    photos -= photos.mean(axis=(1, 2, 3), keepdims=True)
-    photos *= 0.1 / (photos.std(axis=(1, 2, 3), keepdims=True) + 1e-5)
-    colours = np.broadcast_to((photos + 0.5).clip(0, 1), (*photos.shape[:3], 3))
-    return (colours * 255).astype(np.uint8).transpose(1, 2, 0, 3)
-
-
 # ==================================================================================================
 # 12. Pictures: curves, reliability, maps in a grid, the gallery page
 # ==================================================================================================
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # for the colour-blind: Okabe and Ito, 2008
+BLUE, ORANGE, GREY_LINE = "#0072B2", "#D55E00", "#666666"  # for the colour-blind: Okabe, Ito 2008
 
 
 def new_figure(size, rows=1, **more):
@@ -2359,7 +1940,8 @@ def draw_curves(history, name, title, best):
     axes.plot(epochs, validation, color=ORANGE, linewidth=1, alpha=0.6, label="validation")
     axes.plot(epochs, smooth, color=ORANGE, linewidth=2.5, label="validation, smoothed")
     if best:
-        axes.axvline(best, color=GREY, linestyle="--", linewidth=1, label=f"best epoch: {best}")
+        line = {"color": GREY_LINE, "linestyle": "--", "linewidth": 1}
+        axes.axvline(best, label=f"best epoch: {best}", **line)
     axes.set(xlabel="epoch", ylabel=title.lower(), title=f"{title} by epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
@@ -2370,7 +1952,7 @@ def draw_curves(history, name, title, best):
 def draw_reliability(before, after, split):
     """The Figure of two results of `calibration_bins`, before and after calibration."""
     figure, (axes,) = new_figure((6, 6))
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as it should be")
+    axes.plot([0, 1], [0, 1], "--", color=GREY_LINE, linewidth=1, label="as it should be")
     kinds = ("as the net says", BLUE, "o", before), ("calibrated", ORANGE, "s", after)
     for name, colour, marker, found in kinds:
         confidence, accuracy, counts = zip(*found["bins"], strict=True)
@@ -2378,21 +1960,12 @@ def draw_reliability(before, after, split):
         label = f"{name}: expected calibration error {percent(found['ece'])} (larger: more photos)"
         axes.plot(confidence, accuracy, color=colour, linewidth=1, alpha=0.6)
         axes.scatter(confidence, accuracy, sizes, colour, marker=marker, label=label, clip_on=False)
-    least = min(row[0] for found in (before, after) for row in found["bins"])
-    axes.set(
-        xlabel="confidence", ylabel="accuracy", xlim=(min(0.5, least) - 0.05, 1), ylim=(0, 1.02)
-    )
+    least = min(0.5, *(row[0] for found in (before, after) for row in found["bins"])) - 0.05
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(least, 1), ylim=(0, 1.02))
     axes.set_title(f"How far confidence can be relied on ({split} photos)")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center")
     return figure
-
-
-def normalize_for_display(maps):
-    """Maps (h, w, C) as grey pictures, uint8, as in the tutorial: mean 128, deviation 64 each."""
-    spread = maps.std(axis=(0, 1))
-    grey = (maps - maps.mean(axis=(0, 1))) / np.where(spread, spread, 1) * 64 + 128
-    return grey.clip(0, 255).astype(np.uint8)
 
 
 def tile(pictures, columns=16, gap=1):
@@ -2430,12 +2003,17 @@ def draw_pictures(parts, width=10):
 
 
 def draw_activations(model, photo, most=64):
-    """The Figure of what each layer makes of a photo; of nets with thousands of maps the first."""
+    """The Figure of what each layer makes of a photo; of nets with thousands of maps the first.
+
+    Maps are shown as in the tutorial, grey: mean 128, deviation 64 each.
+    """
     found, parts = layer_activations(model, photo), []
     most = most if sum(maps.shape[2] for _, maps in found) > 2000 else None
     for layer, maps in found:
+        spread = maps.std(axis=(0, 1))
+        grey = (maps - maps.mean(axis=(0, 1))) / np.where(spread, spread, 1) * 64 + 128  # (h, w, C)
         shape, zeros = " x ".join(map(str, maps.shape)), percent((maps == 0).mean())
-        grid = tile(normalize_for_display(maps)[..., :most])
+        grid = tile(grey.clip(0, 255).astype(np.uint8)[..., :most])
         parts.append((f"{layer}: {shape}, {zeros} zeros", grid))
     return draw_pictures(parts)
 
@@ -2469,16 +2047,19 @@ def gallery_page(path, title, text, sections):
     """
     from urllib.parse import quote  # slow to import, by the measure of -h
 
+    def plain(words):
+        return html.escape(escape_control(words))
+
     folder, body = os.path.dirname(os.path.abspath(path)), [f"<pre>{html.escape(text)}</pre>"]
     for heading, photos in sections:
-        body.append(f"<h2>{html.escape(escape_control(heading))}: {len(photos)}</h2>\n<div>")
+        body.append(f"<h2>{plain(heading)}: {len(photos)}</h2>\n<div>")
         for photo, caption in photos:
             where = os.path.relpath(os.path.abspath(photo), folder).replace(os.sep, "/")
-            words = html.escape(escape_control(caption))
-            body.append(FIGURE.format(link=quote(os.fsencode(where)), words=words))
+            link = quote(os.fsencode(where))
+            body.append(FIGURE.format(link=link, words=plain(caption)))
         body.append("</div>")
-    title = html.escape(escape_control(title))
-    return PAGE.format(title=title, body="\n".join(body)).encode("utf-8", "backslashreplace")
+    page = PAGE.format(title=plain(title), body="\n".join(body))
+    return page.encode("utf-8", "backslashreplace")
 
 
 # ==================================================================================================
@@ -2512,76 +2093,58 @@ class Prediction:
     error: str | None = None
 
 
-def keep_previous(weights, run, settings, console):
-    """Keep a weights file that is not of this run of a training as NAME.previous.h5.
-
-    But what was left by a training that was killed must not cost what was kept before.
-    """
-    found, previous = {}, beside(weights, PREVIOUS)
-    with contextlib.suppress(WeightsError):
-        found = read_metadata(weights, settings)
-    unfinished = found.get("summary", {}).get("stop_reason") == "interrupted"
-    other = found and (run is None or found["run"] != run)
-    if other and not (unfinished and previous.exists()):
-        console.say(f"The earlier weights are kept as {escape_control(previous)}.")
-        write_file(previous, weights.read_bytes())
-
-
 def begin_training(classifier, data, policy, key):
-    """The Trainer of a checkpoint, of a net that goes on, or of a new one.
-
-    And whether it goes on with trained weights: those of the classifier or, of an architecture
-    that builds on another one, of its weights file.
-    """
+    """The Trainer of a checkpoint, of a net that goes on, or of a new one; whether one goes on."""
     settings, console, net = classifier.settings, classifier.console, classifier.net
-    weights, before = Path(settings.weights), ARCHITECTURES[settings.model].warm_start
-    path, goes_on = beside(weights, CHECKPOINT), bool(net and net.is_trained)
+    weights, history = Path(settings.weights), classifier.history and classifier.history.history
+    path, goes_on = beside(weights, CHECKPOINT), is_trained(net)
     about, arrays = unpack_npz(path) if settings.resume else (None, [])
     resumes = not goes_on and about and about[0] == key
     if settings.resume and os.path.lexists(path) and not resumes:
         console.say(f"{escape_control(path)} is no checkpoint of this training, which will")
         console.say("replace it. To keep it, press Ctrl-C and name another --weights.")
-    if before and not goes_on and not resumes:
+    if (before := ARCHITECTURES[settings.model].warm_start) and not goes_on and not resumes:
+        fix = f"Train that first, into the same --weights: --model {before}"
         if not weights.exists():
-            fix = f"Train that first, into the same --weights: --model {before}"
-            raise WeightsError(f"{settings.model} goes on from a {before} net", fix)
+            raise CatDogError(f"{settings.model} goes on from a {before} net", fix)
         net, goes_on = load_net(weights, settings), True
         if (net.info["base"], net.info["classes"]) != (settings.base, list(data.classes)):
             found = f"{weights} is of {net.info['base']} and {', '.join(net.info['classes'])}"
-            raise WeightsError(found, "Name another --base, --dataset or --weights")
-    run = about[1]["run"] if resumes else classifier.history and classifier.info["run"]
-    keep_previous(weights, run, settings, console)
-    policy = PRECISIONS.get(settings.precision) or policy or benchmark_dtype()
+            raise CatDogError(found, "Name another --base, --dataset or --weights")
+    if weights.exists() and not (history or resumes):
+        write_file(beside(weights, PREVIOUS), weights.read_bytes())
+        console.say(f"Earlier weights are kept as {escape_control(beside(weights, PREVIOUS))}.")
     policy = about[1]["policy"] if resumes else policy
     pretrained = not (net or resumes)  # those have all weights: no base has to be downloaded
     model = new_model(settings, len(data.classes), policy, pretrained)
     trainer = Trainer(model, settings, console, policy)
     if net:
-        trainer.model.set_weights(net.model.get_weights())
+        model.set_weights(net.model.get_weights())
     steps = settings.steps or math.ceil(len(data.splits["train"][1]) / settings.batch_size)
-    history = classifier.history and classifier.history.history
     trainer.compile(steps, history, classifier.info["summary"]["best_epoch"] if history else 0)
-    try:
-        trainer.resume(about[1], arrays) if resumes else None
-    except (ValueError, TypeError, KeyError) as error:  # somebody has changed it
-        raise WeightsError(f"{path} is damaged: {reason(error)}", "Say --no-resume") from None
+    if resumes:
+        trainer.resume(about[1], arrays)
     return trainer, goes_on
 
 
-def draw_beside(classifier):
-    """Write history and curves beside the weights; what fails must not cost those."""
-    weights, summary = classifier.settings.weights, classifier.info["summary"]
-    drawn = {ACCURACY: classifier.showAcc, LOSS: classifier.showLoss}
-    drawn |= {RELIABILITY: classifier.showReliability} if "calibration" in summary else {}
-    summary["files"] = [os.path.basename(weights)]
-    for ending in (HISTORY, *drawn):
-        path, history = beside(weights, ending), classifier.history.history
+def save_pictures(classifier):
+    """Write history and curves beside the weights; what fails must not cost those. The names."""
+    weights, history = classifier.settings.weights, classifier.history.history
+    rows = [("epoch", *history), *zip(itertools.count(1), *history.values(), strict=False)]
+    table = "".join(",".join(map(str, row)) + "\r\n" for row in rows).encode()
+    made = {HISTORY: lambda: table, ACCURACY: classifier.showAcc, LOSS: classifier.showLoss}
+    known = "calibration" in classifier.info["summary"]
+    made |= {RELIABILITY: classifier.showReliability} if known else {}
+    saved = [Path(weights).name]
+    for ending, make in made.items():
+        path = beside(weights, ending)
         try:
-            figure = drawn[ending]() if ending in drawn else None
-            write_file(path, pack_figure(figure) if figure else pack_history(history))
-            summary["files"].append(path.name)
+            content = make()
+            write_file(path, content if content is table else pack_figure(content))
+            saved.append(path.name)
         except Exception as error:  # noqa: BLE001 (whatever a plotting library fails with)
             classifier.console.warn(f"{escape_control(path)} is missing: {escape_control(error)}")
+    return saved
 
 
 class CatDogClassifier:
@@ -2590,7 +2153,7 @@ class CatDogClassifier:
     Takes the fields of `Settings` as keywords: CatDogClassifier(epochs=10, weights="pets.h5").
     `classes` are the names of its answers; `net` the Net that was made, trained or loaded, or None;
     `history` the Keras History of its training; `predictor` what answers: uint8 photos
-    (N, size, size, 3) -> probabilities (N, K). Raises UsageError.
+    (N, size, size, 3) -> probabilities (N, K). All methods raise CatDogError, in one line.
     """
 
     def __init__(self, **given):
@@ -2625,20 +2188,18 @@ class CatDogClassifier:
         """The training and the validation photos of a dataset, as batches for `model.fit`.
 
         Two tf.data.Datasets of (float32 (B, size, size, 3) in 0..1, float32 (B, 1): 0 the first
-        class, 1 the second), see `make_batches`. Raises DatasetError, WeightsError.
+        class, 1 the second), see `make_batches`.
         """
         data = self._read(directory)
         start_tensorflow(self.settings)
         model = self.model or new_model(self.settings, len(data.classes))
-        return Trainer(model, self.settings, self.console).feed_all(data)
+        trainer, splits = Trainer(model, self.settings, self.console), data.splits
+        return trainer.feed(*splits["train"], True), trainer.feed(*splits["validation"])
 
     def createModel(self):
-        """A new net, untrained but for a pretrained base, compiled. Raises WeightsError.
-
-        It computes in float32, unless another precision was asked for.
-        """
+        """A new net, compiled, untrained but for a pretrained base; in float32 unless asked."""
         start_tensorflow(self.settings)
-        model = new_model(self.settings, len(self.classes), answer_dtype(self.settings))
+        model = new_model(self.settings, len(self.classes), self.settings.answer_policy)
         info = new_info(self.settings, self.classes)
         self._use(Net(compile_model(model, self.settings), info))
         return model
@@ -2649,8 +2210,7 @@ class CatDogClassifier:
         Its loss, acc, val_loss and val_acc, the curves and a checkpoint lie beside the weights; the
         next training of the same kind on the same photos resumes from that. Called again, it goes
         on, with a fresh optimizer, and keeps only what is better. Ctrl-C and SIGTERM end it early
-        and keep the best so far. Raises DatasetError, WriteError, CatDogError for a loss that is no
-        number, and KeyboardInterrupt when there is nothing to keep yet.
+        and keep the best so far; KeyboardInterrupt when there is nothing to keep yet.
         """
         if self.settings.model == "imagenet":
             raise UsageError("imagenet is a net that is trained already", "Say -f, -d or --explain")
@@ -2660,54 +2220,50 @@ class CatDogClassifier:
         data, (device, policy) = self._read(directory), start_tensorflow(self.settings)
         key = resume_key(self.settings, data)
         trainer, goes_on = begin_training(self, data, policy, key)
-        train, validation = trainer.feed_all(data)
+        train = trainer.feed(*data.splits["train"], shuffled=True)
+        validation = trainer.feed(*data.splits["validation"])
         if goes_on:
             trainer.state.best_loss = trainer.fitted.evaluate(validation, verbose=0)[0]
         announce(trainer, data, device)
         trainer.fit(train, validation, functools.partial(self._save, trainer, data, key))
         if math.isinf(trainer.state.best_loss):
             self.net = self.predictor = None
-            if trainer.stop_reason == "interrupted":
+            if trainer.stopped:
                 self.console.warn("Stopped before the first epoch was over: nothing was saved.")
-                interrupt(trainer.signal)
+                raise KeyboardInterrupt
             fix = "Try a smaller --learning-rate"
             raise CatDogError("loss or weights are no numbers from the start", fix)
         self._use(finished_net(trainer, data, device))
-        self.history = trainer.keras_history()
-        draw_beside(self)
+        self.history = keras.callbacks.History()
+        self.history.history = trainer.state.history
+        self.history.epoch = list(range(trainer.state.epochs))
+        self.info["summary"]["files"] = save_pictures(self)
         self.save_weights()
         checkpoint = beside(self.settings.weights, CHECKPOINT)
-        if trainer.stop_reason != "interrupted" and unpack_npz(checkpoint)[0]:
+        if not trainer.stopped and unpack_npz(checkpoint)[0]:
             checkpoint.unlink()
-        if trainer.signal == signal.SIGTERM:
-            interrupt(signal.SIGTERM)
         return self.history
 
     def _read(self, directory):
-        trained = self.net.is_trained if self.net else self.predictor
-        expected = self.classes if trained else None
-        data = read_data(directory or self.settings.dataset, self.size, expected, self.console)
+        trained = is_trained(self.net) if self.net else self.predictor
+        expected, folder = self.classes if trained else None, directory or self.settings.dataset
+        data = read_data(folder, self.size, expected, self.console)
         count = len(data.splits["train"][1])
         self.settings = default_epochs(self.settings, count, data.is_synthetic)
         self.classes = data.classes
         return data
 
     def _save(self, trainer, data, key, better):
-        """After each epoch: the checkpoint, and the weights if they are the best so far."""
         if better:
             self.net = Net(trainer.model, trained_info(trainer, data))
             self.save_weights()
         write_file(beside(self.settings.weights, CHECKPOINT), trainer.checkpoint(key))
 
     def load_weights(self, path=None):
-        """Take the weights of a file, by default of `source`: ours, or the tutorials' of Keras 2.
-
-        Of ours the file says which architecture they are of. Raises WeightsError.
-        """
+        """Take the weights of a file, by default of `source`: ours, or those of Keras 2."""
         self._use(load_net(path or self.source, self.settings))
 
     def _use(self, net):
-        """Answer with this net, and go on training it."""
         self._follow(Predictor(keras_forward(net.model), net.info))
         self.net, self.history = net, None
 
@@ -2716,17 +2272,17 @@ class CatDogClassifier:
         self.classes, self.predictor = tuple(predictor.info["classes"]), predictor
 
     def save_weights(self):
-        """Write the net to the weights file. Raises WriteError, CatDogError before any net."""
+        """Write the net to the weights file."""
         if self.net is None:
             raise CatDogError("there is no net to save yet", "Call train() or load_weights() first")
         write_file(self.settings.weights, save_h5(self.net))
 
     def showAcc(self):
-        """The Figure of the accuracy over the epochs. Raises CatDogError before any training."""
+        """The Figure of the accuracy over the epochs, after a training."""
         return self._curves("acc", "Accuracy")
 
     def showLoss(self):
-        """The Figure of the loss over the epochs. Raises CatDogError before any training."""
+        """The Figure of the loss over the epochs, after a training."""
         return self._curves("loss", "Loss")
 
     def _curves(self, name, title):
@@ -2735,24 +2291,21 @@ class CatDogClassifier:
         return draw_curves(self.history.history, name, title, self.info["summary"]["best_epoch"])
 
     def showReliability(self):
-        """The Figure of how far confidence agrees with accuracy. Raises CatDogError without any."""
+        """The Figure of how far confidence agrees with accuracy, after a training."""
         found = self.info.get("summary", {}).get("calibration")
         if not found:
             raise CatDogError("nothing is known of its calibration yet", "Call train() first")
-        return draw_reliability(found["before"], found["after"], found["split"])
+        return draw_reliability(**found)
 
     def ready(self):
         """The predictor; the first time, where nothing was made or loaded, that of `source`.
 
-        LiteRT where it is installed, for it starts at once, or else Keras. Raises WeightsError.
+        LiteRT where it is installed, for it starts at once, or else Keras.
         """
         if self.predictor is None:
-            plain = answer_dtype(self.settings) == "float32" and self.settings.model != "imagenet"
-            path, settings = self.source, self.settings
+            plain = self.settings.answer_policy == "float32" and self.settings.model != "imagenet"
             wanted = plain and find_spec("ai_edge_litert")
-            asked = f"{settings.model} {settings.base}"
-            make_net = functools.partial(load_net, path, settings)
-            found = litert_predictor(path, asked, make_net) if wanted else None
+            found = litert_predictor(self.source, self.settings) if wanted else None
             self._follow(found) if found else self.load_weights()
         return self.predictor
 
@@ -2762,13 +2315,13 @@ class CatDogClassifier:
             return 0.0, 0.0, 0.0
         curve = self.ready().info["risk_coverage"]
         if not curve:
-            raise WeightsError(f"{self.source} has no risk-coverage curve", "Train to the end")
+            raise CatDogError(f"{self.source} has no risk-coverage curve", "Train to the end")
         return confidence_threshold(curve, self.settings.unsure)
 
     def predict(self, photos):
         """Classify a photo, a folder, or a list of photos: a list of Predictions, one per photo.
 
-        A photo that cannot be read is a Prediction with an error. Raises WeightsError.
+        A photo that cannot be read is a Prediction with an error.
         """
         if isinstance(photos, (str, os.PathLike)):
             photos = list_photos(photos) if os.path.isdir(photos) else [photos]
@@ -2793,8 +2346,7 @@ class CatDogClassifier:
     def evaluate(self, directory=None, split="test"):
         """The scores on one split of a dataset, by default the one that training never sees.
 
-        Those of `classification_scores` and `precision_recall`, and the classes. Raises
-        DatasetError, WeightsError.
+        Those of `classification_scores` and `precision_recall`, and the classes.
         """
         predictor = self.ready()
         listed = list_split(directory or self.settings.dataset, split, self.classes)
@@ -2807,7 +2359,7 @@ class CatDogClassifier:
         """What the net sees in a photo: its Prediction, and Figures {"heatmap": ..., ...}.
 
         Where it sees its answer (`grad_cam`), what its layers make of it, and sixteen versions of
-        the photo as training sees it. Raises PhotoError, WeightsError, UsageError.
+        the photo as training sees it. An unreadable one raises PhotoError.
         """
         if self.net is None:
             self.load_weights()
@@ -2815,23 +2367,12 @@ class CatDogClassifier:
         (answer,) = self.predict([path])
         heat = overlay_heatmap(whole, grad_cam(self.model, photo, self.classes.index(answer.label)))
         said = f"{os.path.basename(path)[-40:]}: {answer.label} {percent(answer.confidence)}"
-        heat = draw_pictures([(f"{said}, seen most where it is red", heat)])
         augment, seed = RECIPES[self.settings.recipe].augment, self.settings.seed or 0
         versions = tile(augmented_versions(photo, augment, seed), 4)
-        versions = draw_pictures([("as training by this recipe sees it, anew each time", versions)])
-        inside = draw_activations(self.model, photo)
-        return answer, {"heatmap": heat, "activations": inside, "augmented": versions}
-
-    def filters(self):
-        """What each filter of each convolution looks for: yields (name of the layer, Figure)."""
-        if self.net is None:
-            self.load_weights()
-        last_maps(self.model)  # or it has nothing to show
-        kinds = (layers.Conv2D, layers.DepthwiseConv2D)
-        for layer in (each for each in self.model.layers if isinstance(each, kinds)):
-            found = filter_patterns(self.model, layer, self.console)
-            title = f"{layer.name}: what its {found.shape[2]} filters look for"
-            yield layer.name, draw_pictures([(title, tile(found, columns=8, gap=4))])
+        figures = {"heatmap": draw_pictures([(f"{said}, seen most where it is red", heat)])}
+        figures["activations"] = draw_activations(self.model, photo)
+        title = "as training by this recipe sees it, anew each time"
+        return answer, figures | {"augmented": draw_pictures([(title, versions)])}
 
 
 # ==================================================================================================
@@ -2854,7 +2395,7 @@ examples:
 EXIT_CODES = """\
 exit codes:
   0 all went well, 1 a failure or some unreadable photos, 2 a mistake in the command,
-  3 a training whose net guesses, 130 after Ctrl-C, 143 after SIGTERM"""
+  130 after Ctrl-C or SIGTERM"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -2864,48 +2405,38 @@ class Parser(argparse.ArgumentParser):
         super().error(escape_control(message))
 
 
+def emit(arguments, record, text):
+    """Print a result: for programs as a line of JSON, for people as text."""
+    print(json.dumps(record) if arguments.json else text, flush=True)
+
+
 def train(classifier, arguments):
-    """No action: train, print the summary."""
-    try:
-        classifier.train()
-    finally:  # a SIGTERM passes on, but says what was saved as well
-        summary = classifier.info.get("summary", {})
-        if "files" in summary:
-            folder = os.path.dirname(classifier.settings.weights)
-            summary = {
-                **summary,
-                "files": [os.path.join(folder, name) for name in summary["files"]],
-            }
-            print(json.dumps(summary)) if arguments.style == "json" else print_summary(summary)
+    """train: train, print the summary."""
+    classifier.train()
+    summary, folder = classifier.info["summary"], os.path.dirname(classifier.settings.weights)
+    emit(arguments, summary, "\n".join(summary_lines(summary, folder)))
     if summary["stop_reason"] == "interrupted":
         return 130
-    if summary["stop_reason"] == "diverged" or len(summary["files"]) < 5:
-        return 1
-    return 3 if summary.get("beats_chance") is False else 0
+    return int(summary["stop_reason"] == "diverged" or len(summary["files"]) < 5)
 
 
-def print_summary(summary):
-    """The outcome of a training in a few lines for people."""
-    why = summary["stop_reason"]
-    print(f"best epoch   {summary['best_epoch'] or 'none'} of {summary['epochs']}, {why}")
-    for split in ("validation", "test"):
-        if split in summary:
-            print(f"{split:<12} {score_line(summary[split])}")
+def summary_lines(summary, folder):
+    """Yield the outcome of a training, whose files lie in a folder, for people."""
+    why, seconds = summary["stop_reason"], summary["seconds_per_epoch"]
+    yield f"best epoch   {summary['best_epoch'] or 'none'} of {summary['epochs']}, {why}"
+    yield from (f"{name:<12} {score_line(summary[name])}" for name in SPLITS if name in summary)
     if found := summary.get("calibration"):
         before, after = (percent(found[when]["ece"]) for when in ("before", "after"))
-        print(f"calibration  error {after} ({before} before it), on the {found['split']} photos")
-    if summary["leakage"]:
-        print(f"but          {leakage_warning(summary['leakage'])}")
+        yield f"calibration  error {after} ({before} before it), on the {found['split']} photos"
     total = datetime.timedelta(seconds=round(summary["seconds"]))
-    print(f"time         {total} in all, {summary['seconds_per_epoch']:.1f} s an epoch")
-    print(f"on           {summary['device']}, {summary['precision']}")
-    print("saved        " + "\n             ".join(map(escape_control, summary["files"])))
+    yield f"time         {total} in all, {seconds:.1f} s an epoch"
+    yield f"on           {summary['device']}, {summary['precision']}"
+    files = (escape_control(os.path.join(folder, name)) for name in summary["files"])
+    yield "saved        " + "\n             ".join(files)
     if why == "interrupted":
-        print("Unfinished: the same command resumes after the last whole epoch.")
+        yield "Unfinished: the same command resumes after the last whole epoch."
     if why == "diverged":
-        print("Loss or weights were no numbers any more. Try a smaller --learning-rate.")
-    if "validation" in summary and not beats_chance(summary["validation"]):
-        print("No better than guessing: try more epochs, more photos, another --learning-rate.")
+        yield "Loss or weights were no numbers any more. Try a smaller --learning-rate."
 
 
 def score_line(scores):
@@ -2917,18 +2448,14 @@ def score_line(scores):
 
 def tell(classifier):
     """Say which net answered, unless that is plain, and what to think of it."""
-    say, info, source = classifier.console.say, classifier.info, classifier.source
+    say, source, drawn = classifier.console.say, classifier.source, classifier.info["is_synthetic"]
     least, wrong, left = classifier.threshold()
-    shipped, named = source == str(PRETRAINED), classifier.settings.asked & {"weights", "model"}
-    if shipped and not named:
-        say(f"Answered by the net that came with the program, {PRETRAINED.name}.")
-    elif info["is_synthetic"]:
-        known = "which was trained on drawings and knows nothing of photographs"
-        say(f"Answered by {escape_control(source)}, {known}.{shipped_hint(' For photographs: ')}")
-    elif not named:
-        say(f"Answered by {escape_control(source)}.")
-    if info["summary"].get("beats_chance") is False:
-        say("This net has not learned to tell them apart: its answers are guesses.")
+    if source == str(PRETRAINED):
+        source = f"the net that came with the program, {PRETRAINED.name}"
+    if drawn or not classifier.settings.asked & {"weights", "model"}:
+        warning = ", which was trained on drawings and knows nothing of photographs"
+        hint = shipped_hint(" For photographs: ") if drawn else ""
+        say(f"Answered by {escape_control(source)}{warning if drawn else ''}.{hint}")
     if least > 1:
         say("It abstains from all: no confidence was enough for so few errors in validation.")
     elif classifier.settings.unsure is not None:
@@ -2936,173 +2463,175 @@ def tell(classifier):
         say(f"Below {percent(least)} it is unsure: of its other answers in validation {told}.")
 
 
-def classify(classifier, arguments, paths, total=0):
-    """Print one line per photo as soon as it is known; exit code 1 when some could not be read."""
+def photo_paths(sources):
+    """Yield the paths of photos: those of files, of folders, and of - the ones on stdin."""
+    for source in sources:
+        if os.path.isdir(source):
+            yield from list_photos(source)
+        elif source != "-":
+            yield source
+        elif sys.stdin:
+            if sys.stdin.isatty():
+                print("Type the paths of photos, one a line; Ctrl-D ends.", file=sys.stderr)
+            lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+            yield from map(os.fsdecode, filter(None, lines))  # whatever bytes the file system has
+
+
+def classify(classifier, arguments):
+    """-f, -d: print a line per photo as soon as it is known, copy it, make a page of them."""
+    console, sources, folder = classifier.console, arguments.photos, arguments.sort_into
+    counted = photo_paths(sources) if sys.stderr.isatty() and "-" not in sources else ()
+    total, report = sum(1 for _ in counted), os.path.abspath(arguments.report or os.devnull)
     classifier.ready()  # loading is no part of the time that is left
-    console, started, rows, folder = classifier.console, time.monotonic(), [], arguments.sort_into
-    counts, unread, copies = (collections.Counter() for _ in range(3))
+    started, classes, rows = time.monotonic(), classifier.classes, []
+    answers, unread, copies = collections.Counter(), [], collections.Counter()
     if folder:
-        check_sorting(arguments.directory, folder, (*classifier.classes, "unsure"))
-    if arguments.style == "csv":
-        names = map(escape_control, classifier.classes)
-        print_csv("path", "label", "confidence", "verdict", *names, "error")
+        check_sorting(sources, folder, (*classes, "unsure"))
+    if arguments.csv:
+        print_csv("path", "label", "confidence", "verdict", *classes, "error")
+    paths = (path for path in photo_paths(sources) if os.path.abspath(path) != report)
     for row in classifier.predict_each(paths):
-        row, target, new = sort_photo(row, folder) if folder else (row, None, False)
-        print_row(row, arguments.style, console, len(classifier.classes), target)
-        counts[row.verdict or "unreadable"] += 1
+        row, target, new = copy_photo(row, folder) if folder else (row, None, False)
+        print_row(row, arguments, console, classes, target)
+        answers[row.verdict or "unreadable"] += 1
         copies[new] += bool(target)
-        unread[extension_of(row.path)] += bool(row.error)
+        unread += [row.path] if row.error else []
         rows += [row] if arguments.report else []
-        if total:
-            console.bar("classifying", counts.total(), total, started)
+        console.bar("classifying", answers.total(), total, started) if total else None
     console.clear()
+    if not answers:
+        raise CatDogError(f"there are no photos in {', '.join(sources)}")
     tell(classifier)
-    if counts.total() != 1:
-        few = len(classifier.classes) <= 10  # of many only those that are there
-        names = dict.fromkeys([*(classifier.classes if few else ()), *counts, "unreadable"])
-        parts = ", ".join(f"{counts[name]} {escape_control(name)}" for name in names)
-        kinds = f" ({format_counts(+unread)})" if +unread else ""
-        console.say(f"{counts.total()} files: {parts}{kinds}")
+    tell_counts(console, answers, classes, unread)
     if folder:
         there = f"{copies[True]} copied, {copies[False]} there already"
         console.say(f"{escape_control(folder)}: {there}")
     if arguments.report:
-        write_file(arguments.report, folder_page(arguments, rows), "--report")
-        console.say(f"report: {escape_control(arguments.report)}")
-    return 1 if +unread else 0
+        save_page(arguments, console, f"{', '.join(sources)}: {len(rows)} files", *by_verdict(rows))
+    return int(bool(unread))
+
+
+def tell_counts(console, answers, classes, unread):
+    """Say how often each class was the answer, of many classes only those that are there."""
+    named = dict.fromkeys([*(classes if len(classes) <= 10 else ()), *answers, "unreadable"])
+    parts = ", ".join(f"{answers[name]} {escape_control(name)}" for name in named)
+    kinds = f" ({count_kinds(unread)})" if unread else ""
+    if answers.total() > 1:
+        console.say(f"{answers.total()} files: {parts}{kinds}")
 
 
 def print_csv(*cells):
-    """Print a row of CSV."""
+    """Print a row of CSV, its texts harmless."""
+    cells = (escape_control(cell) if isinstance(cell, str) else cell for cell in cells)
     csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
-
-
-def print_row(row, style, console, count, target):
-    """Print a Prediction of so many classes, and where its photo was copied to."""
-    if sys.stdout.isatty():
-        console.clear()
-    if style == "json":
-        print(json.dumps(asdict(row) | ({"copy": target} if target else {})))
-    elif style == "csv":
-        path, label, verdict = (escape_control(t or "") for t in (row.path, row.label, row.verdict))
-        found = row.probabilities.values() if row.probabilities else (None,) * count
-        print_csv(path, label, row.confidence, verdict, *found, row.error)
-    elif row.error:
-        console.warn(f"{escape_control(row.path)}: {row.error}")
-    else:
-        print(answer_line(row) + (f"  -> {escape_control(target)}" if target else ""))
     sys.stdout.flush()
 
 
-def answer_line(row):
+def print_row(row, arguments, console, classes, target):
+    """Print a Prediction, and where its photo was copied to."""
+    if sys.stdout.isatty():
+        console.clear()
+    if arguments.csv:
+        found = (row.probabilities or dict.fromkeys(classes)).values()
+        print_csv(row.path, row.label, row.confidence, row.verdict, *found, row.error)
+    elif row.error and not arguments.json:
+        console.warn(f"{escape_control(row.path)}: {row.error}")
+    else:
+        text = "" if row.error else answer_line(row, f"  -> {target}" if target else "")
+        emit(arguments, asdict(row) | ({"copy": target} if target else {}), text)
+
+
+def answer_line(row, more=""):
     """A Prediction for people: verdict, confidence, path, and what else it may be."""
-    doubt = f"  ({escape_control(row.label)}?)" if row.verdict != row.label else ""
+    doubt = f"  ({row.label}?)" if row.verdict != row.label else ""
     others = sorted(row.probabilities.items(), key=lambda pair: -pair[1])[1:3]
-    then = ", ".join(f"{escape_control(name)} {percent(share)}" for name, share in others)
+    then = ", ".join(f"{name} {percent(probability)}" for name, probability in others)
     then = f"  (then {then})" if len(row.probabilities) > 2 else ""
-    name = escape_control(row.path)
-    return f"{escape_control(row.verdict):<8} {percent(row.confidence):>7}  {name}{doubt}{then}"
+    line = f"{row.verdict:<8} {percent(row.confidence):>7}  {row.path}{doubt}{then}{more}"
+    return escape_control(line)
 
 
-def check_sorting(folder, target, verdicts=()):
-    """Raise where no copies can be put, or they would change the folder that is sorted."""
-    folder, target, fix = Path(folder), Path(target), "Name another --sort-into"
-    if target.exists() and not target.is_dir():
-        raise UsageError(f"{target} is no folder", fix)
-    for name in verdicts:  # they come from the weights file
-        if re.search("[\0\ud800-\udfff]", name) or Path(name).name != name or name == "..":
-            raise WeightsError(f"the class {name} cannot be a folder", "Name other --weights")
-    for place in (target, *(target / name for name in verdicts)):  # one of them may be a link
-        if place.resolve().is_relative_to(folder.resolve()):
-            raise UsageError(f"{place} lies inside {folder}, which is never changed", fix)
+def check_sorting(sources, target, verdicts):
+    """Raise where no copies can be put, or they would change a folder that is sorted."""
+    for place in (Path(target), *(Path(target, name) for name in verdicts)):
+        if place.exists() and not place.is_dir():
+            raise UsageError(f"{place} is no folder", "Name another --sort-into")
+        for source in filter(os.path.isdir, sources):
+            if place.resolve().is_relative_to(Path(source).resolve()):  # it may be a link
+                problem = f"{place} lies inside {source}, which is never changed"
+                raise UsageError(problem, "Name another --sort-into")
 
 
-def sort_photo(row, folder):
-    """Copy a photo into the folder of its verdict: the row, where it lies now, is it new."""
-    if row.error:
-        return row, None, False
-    try:
-        with open_regular(row.path) as file:
-            content = file.read()
-    except OSError as error:  # it has vanished meanwhile
-        return Prediction(row.path, error=f"cannot be copied: {reason(error)}"), None, False
-    try:
-        return row, *copy_into(Path(row.path), content, Path(folder, row.verdict))
-    except OSError as error:
-        raise WriteError(f"cannot copy into {folder}: {reason(error)}", "Make room") from None
-
-
-def link_new(part, target):
-    """Give a file its name. Raises FileExistsError where that is taken."""
-    try:
-        os.link(part, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a memory stick knows no links
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        os.replace(part, target)
-
-
-def copy_into(photo, content, folder):
-    """Copy a photo into a folder, never over another file: its path there, whether it is new.
+def copy_photo(row, folder):
+    """Copy a photo into FOLDER/VERDICT, never over another file: row, its path there, whether new.
 
     Under its own name, or with a number: a.jpg, a-2.jpg, ... An equal file that is there already,
-    even from another run at the same time, is left. Raises OSError.
+    even from another run at the same time, is left.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{os.urandom(6).hex()}.tmp"  # short: the photo's name may be the longest
-    for number in itertools.count(1):
-        target = folder / (f"{photo.stem}-{number}{photo.suffix}" if number > 1 else photo.name)
-        try:
+    if row.error:
+        return row, None, False
+    photo, where = Path(row.path), Path(folder, row.verdict)
+    part = where / f".{os.urandom(6).hex()}.tmp"  # short: the photo's name may be the longest
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(photo, part)
+        with contextlib.suppress(OSError):
+            shutil.copystat(photo, part)  # the day that it was taken, for one
+        for number in itertools.count(1):
+            target = where / (f"{photo.stem}-{number}{photo.suffix}" if number > 1 else photo.name)
+            with contextlib.suppress(OSError):  # it is taken, or a memory stick knows no links
+                os.link(part, target)
+                return row, str(target), True
             if not os.path.lexists(target):
-                part.write_bytes(content)
-                with contextlib.suppress(OSError):
-                    shutil.copystat(photo, part)  # the day that it was taken, for one
-                link_new(part, target)
-                return str(target), True
-        except FileExistsError:  # somebody else was faster
-            pass
-        finally:
-            part.unlink(missing_ok=True)
-        if target.is_file() and target.read_bytes() == content:
-            break
-    return str(target), False
+                os.replace(part, target)
+                return row, str(target), True
+            if target.is_file() and filecmp.cmp(part, target, shallow=False):
+                return row, str(target), False
+    except OSError as error:
+        if photo.exists():
+            raise CatDogError(f"cannot copy into {folder}: {reason(error)}", "Make room") from None
+        return Prediction(row.path, error="cannot be copied: it is gone"), None, False
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def folder_page(arguments, rows):
-    """The page of a folder: by verdict, the least confident first."""
+def by_verdict(rows):
+    """Text and sections of the page of photos: by verdict, the least confident first."""
     groups, answered = collections.defaultdict(list), [row for row in rows if not row.error]
+    folder = os.path.commonpath(os.path.dirname(os.path.abspath(row.path)) for row in rows)
     for row in sorted(answered, key=lambda row: row.confidence):
-        name = os.path.relpath(row.path, arguments.directory)
         doubt = f" ({row.label}?)" if row.verdict != row.label else ""
-        groups[row.verdict].append((row.path, f"{percent(row.confidence)}{doubt} {name}"))
-    text = "\n".join(f"{escape_control(row.path)}: {row.error}" for row in rows if row.error)
-    title = f"{arguments.directory}: {len(rows)} files"
-    return gallery_page(arguments.report, title, text, sorted(groups.items()))
+        caption = f"{percent(row.confidence)}{doubt} {os.path.relpath(row.path, folder)}"
+        groups[row.verdict].append((row.path, caption))
+    text = "\n".join(escape_control(f"{row.path}: {row.error}") for row in rows if row.error)
+    return text, sorted(groups.items())
+
+
+def save_page(arguments, console, title, text, sections):
+    """Write the page of --report."""
+    page = gallery_page(arguments.report, title, text, sections)
+    write_file(arguments.report, page, "--report")
+    console.say(f"report: {escape_control(arguments.report)}")
 
 
 def evaluate(classifier, arguments):
     """--evaluate: the scores on DATASET/test, and on a page the most confident mistakes."""
-    scores, dataset = classifier.evaluate(), classifier.settings.dataset
-    lines = "\n".join(score_lines(scores))
+    scores, dataset, wrong = classifier.evaluate(), classifier.settings.dataset, []
     tell(classifier)
-    found = {"dataset": dataset, "split": "test", **scores}
-    print(json.dumps(found) if arguments.style == "json" else lines)
+    lines = "\n".join(score_lines(scores))
+    emit(arguments, {"dataset": dataset, "split": "test", **scores}, lines)
     if arguments.report:
-        wrong, listed = [], list_split(dataset, "test", classifier.classes)
-        for name, paths in listed.items():
+        for name, paths in list_split(dataset, "test", classifier.classes).items():
             rows = (row for row in classifier.predict_each(paths) if row.label not in (None, name))
             wrong += [(row.confidence, row.path, f"{row.label}, is {name}") for row in rows]
-        wrong = [(path, f"{percent(c)} {what}") for c, path, what in sorted(wrong, reverse=True)]
+        wrong = [(path, f"{percent(sure)} {said}") for sure, path, said in sorted(wrong)[::-1]]
         sections = [("mistakes, the most confident first", wrong)]
-        page = gallery_page(arguments.report, f"{dataset}: test photos", lines, sections)
-        write_file(arguments.report, page, "--report")
-        classifier.console.say(f"report: {escape_control(arguments.report)}")
+        save_page(arguments, classifier.console, f"{dataset}: test photos", lines, sections)
     return 0
 
 
 def score_lines(scores):
-    """The scores of --evaluate for people, and who was taken for whom."""
+    """Yield the scores of --evaluate for people, and who was taken for whom."""
     names = [escape_control(name)[:12] for name in scores["classes"]]
     precision, recall = (
         ["-" if share is None else percent(share) for share in scores[kind]]
@@ -3117,35 +2646,6 @@ def score_lines(scores):
     yield f"{'precision':<14}" + "".join(f"{share:>13}" for share in precision)
 
 
-def classify_files(classifier, arguments):
-    """-f: some photos, or with - the paths on stdin, in whatever bytes the file system has."""
-    if arguments.file == ["-"]:
-        if sys.stdin and sys.stdin.isatty():
-            print("Type the paths of photos, one a line; Ctrl-D ends.", file=sys.stderr)
-        lines = (line.rstrip(b"\r\n") for line in (sys.stdin.buffer if sys.stdin else ()))
-        return classify(classifier, arguments, map(os.fsdecode, filter(None, lines)))
-    for path in filter(os.path.isdir, arguments.file):
-        raise UsageError(f"{path} is a folder", f"Classify a folder with -d {path}")
-    return classify(classifier, arguments, arguments.file, len(arguments.file))
-
-
-def classify_folder(classifier, arguments):
-    """-d: all photos of a folder."""
-    folder, report = arguments.directory, os.path.abspath(arguments.report or os.devnull)
-    if arguments.sort_into:
-        check_sorting(folder, arguments.sort_into)
-    if not os.path.exists(folder):
-        raise DatasetError(f"there is no folder {folder}")
-    if not os.path.isdir(folder):
-        raise UsageError(f"{folder} is not a folder", f"Classify a photo with -f {folder}")
-    paths = (path for path in list_photos(folder) if os.path.abspath(path) != report)
-    first = next(paths, None)
-    if first is None:
-        raise DatasetError(f"{folder} holds no photos")
-    total = sum(1 for _ in list_photos(folder)) if sys.stderr.isatty() else 0
-    return classify(classifier, arguments, itertools.chain([first], paths), total)
-
-
 def explain(classifier, arguments):
     """--explain: pictures of what the net sees in photos, in the present folder."""
     code, names = 0, collections.Counter()
@@ -3155,95 +2655,48 @@ def explain(classifier, arguments):
         stem = f"{stem}-{names[stem]}" if names[stem] > 1 else stem
         try:
             row, figures = classifier.explain(path)
-            files = {f"{stem}_{kind}.png": figure for kind, figure in figures.items()}
-            for file, figure in files.items():
+            files = [f"{stem}_{kind}.png" for kind in figures]
+            for file, figure in zip(files, figures.values(), strict=True):
                 write_file(file, pack_figure(figure))
-        except (PhotoError, WriteError) as error:
+            text = "\nsaved    ".join([answer_line(row), *map(escape_control, files)])
+            emit(arguments, asdict(row) | {"files": files}, text)
+        except PhotoError as error:
             classifier.console.warn(f"{escape_control(path)}: {error}")
             code = 1
-            continue
-        said = json.dumps(asdict(row) | {"files": list(files)})
-        people = f"{answer_line(row)}\nsaved    " + "\n         ".join(map(escape_control, files))
-        print(said if arguments.style == "json" else people, flush=True)
     tell(classifier) if classifier.info else None
     return code
 
 
-def filters(classifier, arguments):
-    """--filters: a picture for each convolution, in the present folder."""
-    for layer, figure in classifier.filters():
-        path = f"{Path(classifier.source).stem}_filters_{layer}.png"
-        write_file(path, pack_figure(figure))
-        said = json.dumps({"layer": layer, "file": path})
-        print(said if arguments.style == "json" else escape_control(path), flush=True)
-    return 0
-
-
-ACTIONS = {  # what argparse calls it: (function, flags, more)
-    "file": (
-        classify_files,
-        ("-f", "--file"),
-        {"nargs": "+", "metavar": "IMAGE", "help": "classify photos"},
-    ),
-    "directory": (
-        classify_folder,
-        ("-d", "--directory"),
-        {"metavar": "DIR", "help": "classify a folder"},
-    ),
-    "evaluate": (
-        evaluate,
-        ("--evaluate",),
-        {"action": "store_true", "help": "score the weights on DATASET/test"},
-    ),
-    "explain": (
-        explain,
-        ("--explain",),
-        {"nargs": "+", "metavar": "IMAGE", "help": "draw what the net sees in photos"},
-    ),
-    "filters": (
-        filters,
-        ("--filters",),
-        {"action": "store_true", "help": "draw what each filter looks for"},
-    ),
-}
-MORE = {  # flags that mean something to some actions only
-    "sort_into": ("DIR", "-d: copy each photo into DIR/cat, DIR/dog, DIR/unsure", {"directory"}),
-    "report": (
-        "FILE.html",
-        "-d, --evaluate: make a web page of the results too",
-        {"directory", "evaluate"},
-    ),
-}
+# What means something to some actions only, those whose explanations begin with these flags.
+GOES_WITH = {"sort_into": [classify], "csv": [classify], "unsure": [classify, explain]}
+GOES_WITH["report"] = [classify, evaluate]
 
 
 def build_parser():
     """The command line; the defaults are those of Settings."""
     nets = "\n".join(f"  {name:<15} {kind.about}" for name, kind in ARCHITECTURES.items())
-    parser = Parser(
-        prog="CatDogClassifier.py",
-        usage="python CatDogClassifier.py [action] [options]",
-        description=EXAMPLES,
-        epilog=f"nets (--model):\n{nets}\n\nbases (--base):\n  {', '.join(BASES)}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        add_help=False,
-    )
-    group = parser.add_argument_group("actions (without one: train)")
-    group.add_argument("paths", nargs="*", metavar="-", help="classify paths on stdin, one a line")
-    actions = group.add_mutually_exclusive_group()
-    for _, flags, more in ACTIONS.values():
-        actions.add_argument(*flags, **more)
-    actions.add_argument("-h", "--help", action="help", help="print this help")
-    actions.add_argument("--version", action="version", version=PROGRAM, help="print the version")
+    epilog = f"nets (--model):\n{nets}\n\nbases (--base):\n  {', '.join(BASES)}\n\n{EXIT_CODES}"
+    usage, layout = "python CatDogClassifier.py [action] [options]", "RawDescriptionHelpFormatter"
+    layout = {"formatter_class": getattr(argparse, layout), "allow_abbrev": False}
+    parser = Parser(usage=usage, description=EXAMPLES, epilog=epilog, add_help=False, **layout)
+    paths = {"metavar": "PATH", "action": "extend", "nargs": "+", "default": []}
+    add = parser.add_argument_group("actions (without one: train)").add_argument
+    add("paths", nargs="*", metavar="PATH", help="the same as -f and -d; -: the paths on stdin")
+    add("-f", "--file", dest="photos", **paths, help="classify photos")
+    add("-d", "--directory", dest="photos", **paths, help="classify folders")
+    add("--explain", **paths, help="draw what the net sees in photos")
+    add("--evaluate", action="store_true", help="score the weights on DATASET/test")
+    add("-h", "--help", action="help", help="print this help")
+    add("--version", action="version", version=PROGRAM, help="print the version")
     group = parser.add_argument_group("options (defaults of the default net)")
     for setting in fields(Settings)[:-1]:
         add_setting(group, setting)
-    for name, (metavar, text, _) in MORE.items():
-        group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
-    formats = group.add_mutually_exclusive_group()
-    for style in ("json", "csv"):
-        more = {"action": "store_const", "dest": "style", "const": style}
-        formats.add_argument(f"--{style}", help=f"print {style.upper()}", **more)
+    add = group.add_argument
+    add("--sort-into", metavar="DIR", help="copy each photo into DIR/cat, DIR/dog, DIR/unsure")
+    add("--report", metavar="FILE.html", help="make a web page of the answers, or the mistakes")
+    add = group.add_mutually_exclusive_group().add_argument
+    add("--json", action="store_true", help="print JSON")
+    add("--csv", action="store_true", help="print CSV")
     return parser
 
 
@@ -3263,28 +2716,24 @@ def add_setting(group, setting):
 
 def run(arguments):
     """Do what the command line asks for; returns the exit code."""
-    asked = [name for name in ACTIONS if getattr(arguments, name) not in (None, False)]
-    if arguments.paths == ["-"] and not asked:
-        arguments.file, asked = arguments.paths, ["file"]
-    elif arguments.paths:
-        fix = "Say -f for photos, -d for a folder"
-        raise UsageError(f"it is not clear what to do with {arguments.paths[0]}", fix)
-    for name, (metavar, text, allowed) in MORE.items():
-        if getattr(arguments, name) is not None and not allowed & set(asked):
-            raise UsageError(f"--{name.replace('_', '-')} goes with {text.partition(':')[0]}")
-        if getattr(arguments, name) == "":
-            raise UsageError(f"--{name.replace('_', '-')} needs a name: {metavar}")
-    if arguments.style == "csv" and not {"file", "directory"} & set(asked):
-        raise UsageError("--csv goes with -f and -d")
-    if hasattr(arguments, "unsure") and not {"file", "directory", "explain"} & set(asked):
-        raise UsageError("--unsure goes with -f, -d and --explain")
+    given = vars(arguments)
+    arguments.photos = [*arguments.paths, *arguments.photos]
+    asked = (arguments.photos, classify), (arguments.explain, explain)
+    asked = [action for wanted, action in (*asked, (arguments.evaluate, evaluate)) if wanted]
+    action, *others = asked or [train]
+    if others:
+        raise UsageError("these are two actions", "Say one after the other")
+    for name, actions in GOES_WITH.items():
+        flag, value = f"--{name.replace('_', '-')}", given.get(name)
+        if value not in (None, False) and action not in actions:
+            flags = ", ".join(each.__doc__.partition(":")[0] for each in actions)
+            raise UsageError(f"{flag} goes with {flags}")
+        if value == "" or (name == "report" and value and not value.lower().endswith(".html")):
+            raise UsageError(f"{flag} needs a name" + (" that ends in .html" if value else ""))
     if arguments.report:
-        if not arguments.report.lower().endswith((".html", ".htm")):
-            raise UsageError(f"--report {arguments.report} does not end in .html")
         write_file(arguments.report, None, "--report")
-    given = {each.name for each in fields(Settings)} & set(vars(arguments))
-    classifier = CatDogClassifier(**{name: getattr(arguments, name) for name in given})
-    return (ACTIONS[asked[0]][0] if asked else train)(classifier, arguments)
+    settings = {each.name: given[each.name] for each in fields(Settings) if each.name in given}
+    return action(CatDogClassifier(**settings), arguments)
 
 
 def run_guarded(action):
@@ -3295,7 +2744,7 @@ def run_guarded(action):
 
     def leave(number, frame):
         signals.append(number)
-        interrupt(number)
+        raise KeyboardInterrupt
 
     try:
         with handling_signals(leave):
@@ -3303,12 +2752,9 @@ def run_guarded(action):
             sys.stdout.flush()
             return code
     except (Exception, KeyboardInterrupt) as error:
-        # Native code may turn an interruption into any error.
-        if signals or isinstance(error, KeyboardInterrupt):
-            terminated = isinstance(error, Terminated) or signal.SIGTERM in signals
-            said = "terminated" if terminated else "interrupted"
-            print(f"\nCatDogClassifier: {said}", file=sys.stderr)
-            return 143 if terminated else 130
+        if signals or isinstance(error, KeyboardInterrupt):  # native code makes any error of it
+            print("\nCatDogClassifier: interrupted", file=sys.stderr)
+            return 130
         if isinstance(error, CatDogError):
             print(f"CatDogClassifier: {error}", file=sys.stderr)
             return error.exit_code

@@ -28,8 +28,8 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import CatDogClassifier as program  # noqa: E402 (it lies one folder up)
+from dataset.labels import list_labelled  # noqa: E402
 
 SIDE = 150  # photos are compared at so many pixels a side, decoded exactly
 THUMB = 32  # pixels a side of the grey miniatures that near duplicates are found by
@@ -90,18 +90,19 @@ def index_dataset(folder):
     """[(path, split, class)] of all files of a dataset; in a folder that is none the splits are "".
 
     The class is None for a file in no class, and for all where a folder without splits does not
-    hold two classes. Raises DatasetError where there is no folder.
+    hold two classes. Raises CatDogError where there is no folder.
     """
     if not os.path.isdir(folder):
-        raise program.DatasetError(f"there is no folder {folder}", "Name a dataset, or any folder")
-    splits = program.split_folders(folder)
+        raise program.CatDogError(f"there is no folder {folder}", "Name a dataset, or any folder")
+    found = program.subfolders([folder], program.SPLIT_ALIASES)
+    splits = {split: found[split] for split in program.SPLITS if split in found}
     if "train" not in splits and len(splits) < 2:
-        rows = program.list_labelled(folder)
+        rows = list_labelled(folder)
         two = len({label for _, label in rows if label}) == 2  # more are the folders of a holiday
         return [(path, "", label if two else None) for path, label in rows]
     rows = []
     for split, root in ((split, root) for split, roots in splits.items() for root in roots):
-        rows += [(path, split, name) for path, name in program.list_labelled(root)]
+        rows += [(path, split, name) for path, name in list_labelled(root)]
     known = set(itertools.chain(*splits.values()))
     for path in filter(os.path.isdir, sorted(Path(folder).iterdir())):
         if path not in known and not program.is_system_file(path.name):
@@ -294,20 +295,20 @@ def check_dataset(folder, console, net=None):
 
     Labels are checked when there is a net: `classes`, their names; `size`, the side of its photos
     in pixels; `predictor`, uint8 (N, size, size, 3) -> probabilities, float64 (N, K). Raises
-    DatasetError where there is nothing to check, or the net knows other classes.
+    CatDogError where there is nothing to check, or the net knows other classes.
     """
     files = index_dataset(folder)
     rows = [row for row in files if row[2]] or files
     names = sorted({label for *_, label in rows if label})
     if net and names and names != sorted(net.classes):
         found = f"{folder} holds {', '.join(names)} instead of {', '.join(net.classes)}"
-        raise program.DatasetError(found, "Leave out --weights")
+        raise program.CatDogError(found, "Leave out --weights")
     reads = console.watch("checking", program.read_photos(rows, SIDE, inspect_photo), len(rows))
     records = [record for _, record in reads]
     readable = [record for record in records if not record.error]
     if not readable:
         example = "".join(f", such as {bad.path}: {bad.error}" for bad in records[:1])
-        raise program.DatasetError(f"{folder} holds no photos that can be read{example}")
+        raise program.CatDogError(f"{folder} holds no photos that can be read{example}")
     issues, agreement = [issue for record in records for issue in photo_issues(record)], None
     issues += duplicate_issues(readable)
     if net and names:
@@ -367,7 +368,7 @@ def save_picture(folder, groups, console):
         path = os.path.join(tempfile.mkdtemp(prefix="catdog-"), path)
     try:
         program.write_file(path, content.getvalue())
-    except program.WriteError as error:
+    except program.CatDogError as error:
         console.warn(f"There is no picture: {error}")
         return None
     return path
@@ -381,7 +382,10 @@ def text_report(summary, groups, picture):
         yield f"{split:<12} " + ", ".join(f"{count} {name}" for name, count in classes.items())
     sizes = zip(("smallest", "median", "largest"), summary["pixels"], strict=True)
     yield "pixels       " + ", ".join(f"{name} {size[0]} x {size[1]}" for name, size in sizes)
-    formats, modes = (program.format_counts(summary[kind]) for kind in ("formats", "modes"))
+    formats, modes = (
+        ", ".join(f"{kind} {count}" for kind, count in summary[name].most_common())
+        for name in ("formats", "modes")
+    )
     yield f"formats      {formats}; {modes}"
     if (agreement := summary["label_agreement"]) is not None:
         doubt = ": what it contradicts means little" if agreement < RELIABLE else ""

@@ -32,7 +32,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import CatDogClassifier as program  # noqa: E402 (it lies one folder up)
-from CatDogClassifier import SPLITS, DatasetError, PhotoError, UsageError, WriteError  # noqa: E402
+from CatDogClassifier import SPLITS, CatDogError, PhotoError, UsageError  # noqa: E402
+from dataset import labels  # noqa: E402
 
 SIDE = 150  # photos are compared at so many pixels a side, decoded exactly
 NO_CLASSES = {*SPLITS, *program.SPLIT_ALIASES, "test1"}  # test1: Kaggle's photos without labels
@@ -77,7 +78,7 @@ def split_ends(split, count):
 
 
 def check_enough(name, photos, split, ends, usable, skipped):
-    """Raise DatasetError unless so many photos fill a split, of shares all parts but the last."""
+    """Raise CatDogError unless so many photos fill a split, of shares all parts but the last."""
     needed = ends[0] + 1 if isinstance(split[0], float) else ends[-1]
     if 0 < ends[0] < ends[1] and usable >= needed:
         return
@@ -85,14 +86,14 @@ def check_enough(name, photos, split, ends, usable, skipped):
     if skipped:
         path, why = next(iter(skipped.items()))
         problem += f"; {len(skipped)} were skipped, for one {os.path.basename(path)}: {why}"
-    raise DatasetError(problem, "Add some, move that class away, or name another --split")
+    raise CatDogError(problem, "Add some, move that class away, or name another --split")
 
 
 def plan_class(name, photos, digests, split, owners):
     """What becomes of the photos of a class: ({path in NEW: path}, {path skipped: why}).
 
     They fill train, then validation, then test. `digests` yields (path, digest or PhotoError);
-    `owners`, {digest: path in NEW}, gets those of this class. Raises DatasetError.
+    `owners`, {digest: path in NEW}, gets those of this class. Raises CatDogError.
     """
     plan, skipped = {}, {}
     if isinstance(split[0], float):  # shares are those of what can be read
@@ -109,9 +110,7 @@ def plan_class(name, photos, digests, split, owners):
         elif owners.setdefault(found, target).parent != target.parent:
             skipped[path] = f"the same photo as {owners[found]}"
         elif target in plan:
-            raise DatasetError(
-                f"{plan[target]} and {path} would both become {target}", "Rename one"
-            )
+            raise CatDogError(f"{plan[target]} and {path} would both become {target}", "Rename one")
         else:
             plan[target] = path
     check_enough(name, photos, split, ends, len(plan), skipped)
@@ -119,7 +118,7 @@ def plan_class(name, photos, digests, split, owners):
 
 
 def plan_dataset(classes, opening, split, console):
-    """What becomes of {class: [paths]}, see `plan_class`. Raises DatasetError."""
+    """What becomes of {class: [paths]}, see `plan_class`. Raises CatDogError."""
 
     def pixels_digest(path, size):
         with program.open_image(path, opening) as (image, file):
@@ -139,39 +138,39 @@ def plan_dataset(classes, opening, split, console):
 
 
 def check_new(dataset):
-    """Raise DatasetError unless a folder is new, or may be what a broken run has left."""
+    """Raise CatDogError unless a folder is new, or may be what a broken run has left."""
     names = os.listdir(dataset) if os.path.lexists(dataset) else []
     if any(name not in SPLITS and not program.is_system_file(name) for name in names):
-        raise DatasetError(f"{dataset} already holds other files", NEW_FOLDER)
+        raise CatDogError(f"{dataset} already holds other files", NEW_FOLDER)
 
 
 def check_source(source, classes, dataset):
-    """Raise DatasetError unless {class: [paths]} can become a dataset, and not in their folder."""
+    """Raise CatDogError unless {class: [paths]} can become a dataset, and not in their folder."""
     for name in NO_CLASSES & set(classes):
-        raise DatasetError(f"{source} holds {name}, which is no class", "Name SOURCE/train instead")
-    program.check_classes(source, classes, "It takes cat.0.jpg, dog.0.jpg, ... or Cat/ and Dog/")
+        raise CatDogError(f"{source} holds {name}, which is no class", "Name SOURCE/train instead")
+    labels.check_classes(source, classes, "It takes cat.0.jpg, dog.0.jpg, ... or Cat/ and Dog/")
     for folder in (Path(dataset, part, name) for part in SPLITS for name in classes):  # or links
         if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source)):
-            raise DatasetError(f"{folder} lies in {source}, which is never changed", NEW_FOLDER)
+            raise CatDogError(f"{folder} lies in {source}, which is never changed", NEW_FOLDER)
 
 
 def files_to_copy(plan, opening, dataset):
-    """What of a plan is not in the dataset yet. Raises DatasetError if anything else is."""
+    """What of a plan is not in the dataset yet. Raises CatDogError if anything else is."""
     walk = os.walk(dataset, followlinks=True)
     found = {Path(folder, name).relative_to(dataset) for folder, _, names in walk for name in names}
     for path in sorted(found - set(plan)):
         if not program.is_system_file(path.name):
-            raise DatasetError(f"{dataset} already holds other files: {path}", NEW_FOLDER)
+            raise CatDogError(f"{dataset} already holds other files: {path}", NEW_FOLDER)
     for target in found & set(plan):
         path = Path(dataset, target)
         with opening(plan[target], program.MAX_BYTES) as photo, program.open_regular(path) as copy:
             if photo.read() != copy.read():
-                raise DatasetError(f"{dataset} already holds another {target}", NEW_FOLDER)
+                raise CatDogError(f"{dataset} already holds another {target}", NEW_FOLDER)
     return {target: photo for target, photo in plan.items() if target not in found}
 
 
 def check_room(needs):
-    """Raise WriteError unless {folder: bytes} can be written; the folders need not be there yet."""
+    """Raise CatDogError unless {folder: bytes} can be written, whether there already or not."""
     needed = collections.Counter()  # of each disk: it may be one for all
     for folder, size in needs.items():
         folder = Path(folder).absolute()
@@ -182,7 +181,7 @@ def check_room(needs):
         if free < needed[disk]:
             problem = f"{folder} needs room for {needed[disk] / 1e6:.1f} MB, but {there} "
             problem += f"has {free / 1e6:.1f} MB" if writable else "takes no new files"
-            raise WriteError(problem, "Name another folder, for the cache with XDG_CACHE_HOME")
+            raise CatDogError(problem, "Name another folder, for the cache with XDG_CACHE_HOME")
 
 
 def size_of(path):
@@ -191,7 +190,7 @@ def size_of(path):
 
 
 def copy_whole(opening, photo, path):
-    """Copy a photo; its file appears under its name when it is whole. Raises WriteError."""
+    """Copy a photo; its file appears under its name when it is whole. Raises CatDogError."""
     part = path.with_name(".part")  # a short name fits wherever that of the photo does
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +199,7 @@ def copy_whole(opening, photo, path):
             part.write_bytes(file.read())
         os.replace(part, path)
     except OSError as error:
-        raise WriteError(f"cannot copy to {path}: {program.reason(error)}", AGAIN) from None
+        raise CatDogError(f"cannot copy to {path}: {program.reason(error)}", AGAIN) from None
     finally:
         part.unlink(missing_ok=True)
 
@@ -209,9 +208,9 @@ def fill_dataset(source, rows, opening, dataset, split, console):
     """Copy photos, [(path, class or None)], from a folder or a URL into a dataset.
 
     `opening(path, limit)` opens one. Returns the count of photos in each split, of those that were
-    not there yet ("copied"), and {path: why} of the "skipped". Raises DatasetError, WriteError.
+    not there yet ("copied"), and {path: why} of the "skipped". Raises CatDogError.
     """
-    classes = program.by_class(rows)
+    classes = labels.by_class(rows)
     check_source(source, classes, dataset)
     plan, skipped = plan_dataset(classes, opening, split, console)
     missing = files_to_copy(plan, opening, dataset)
@@ -244,7 +243,7 @@ def append(answer, part, start, total, console):
 def receive(url, part, dataset, console):
     """Ask once for the rest of a download; True if the file is whole now, False if it was cut.
 
-    Raises DatasetError where the server sends nothing, or something else; WriteError.
+    Raises CatDogError where the server sends nothing, or something else; CatDogError.
     """
     before = size_of(part)
     headers = {"User-Agent": program.PROGRAM} | ({"Range": f"bytes={before}-"} if before else {})
@@ -265,15 +264,15 @@ def receive(url, part, dataset, console):
                 part.unlink(missing_ok=True)
             return whole
         if getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise WriteError(f"cannot write {part}: {program.reason(error)}", AGAIN) from None
+            raise CatDogError(f"cannot write {part}: {program.reason(error)}", AGAIN) from None
         if size_of(part) > before:
             return False
         why = program.reason(error).strip("<>")  # <urlopen error ...>
-        raise DatasetError(f"cannot download {url}: {why}", AGAIN if before else BY_HAND) from None
+        raise CatDogError(f"cannot download {url}: {why}", AGAIN if before else BY_HAND) from None
 
 
 def download(url, archive, dataset, console):
-    """Download a file in as many parts as it takes. Raises DatasetError, WriteError."""
+    """Download a file in as many parts as it takes. Raises CatDogError."""
     part = archive.with_name(archive.name + ".part")
     size, cuts, vain = size_of(part), 0, 0  # vain: those in a row that brought little
     while not receive(url, part, dataset, console):
@@ -281,14 +280,14 @@ def download(url, archive, dataset, console):
         cuts, vain = cuts + 1, vain + 1 if size - before < PROGRESS else 0
         if vain == ATTEMPTS:
             problem = f"{url}: {ATTEMPTS} connections in a row broke before {PROGRESS / 1e6:g} MB"
-            raise DatasetError(f"{problem}; there are {size / 1e6:.1f} MB in all now", AGAIN)
+            raise CatDogError(f"{problem}; there are {size / 1e6:.1f} MB in all now", AGAIN)
     os.replace(part, archive)
     if cuts:
         console.say(f"The connection was cut {cuts} time{'s' * (cuts > 1)}.")
 
 
 def fetch(url, dataset, console):
-    """The path of an archive, downloaded once. Raises UsageError, DatasetError, WriteError."""
+    """The path of an archive, downloaded once. Raises UsageError, CatDogError."""
     if url.startswith("file:///") and "%00" not in url:
         return Path(url2pathname(url.removeprefix("file://")))
     if not url.startswith(("https://", "http://")):
@@ -313,12 +312,12 @@ def discard(archive):
 
 
 def verify(archive, url, sha256, console):
-    """Raise DatasetError unless an archive has this SHA-256; without one, warn if it is new."""
+    """Raise CatDogError unless an archive has this SHA-256; without one, warn if it is new."""
     with program.open_regular(archive) as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 and found != sha256.lower():
         discard(archive)
-        raise DatasetError(f"{url} is not what --sha256 says, but {found}", "Nothing was unpacked")
+        raise CatDogError(f"{url} is not what --sha256 says, but {found}", "Nothing was unpacked")
     if not sha256 and found != SHA256.get(url, found):
         console.warn(f"Not the archive that is known: it has {found} (--sha256 insists on one).")
 
@@ -326,14 +325,14 @@ def verify(archive, url, sha256, console):
 def archive_rows(url, members):
     """The photos among the members of a zip archive as [(name, class)], see `infer_labels`.
 
-    Raises DatasetError where a path would leave its folder: who does that is not to be trusted.
+    Raises CatDogError where a path would leave its folder: who does that is not to be trusted.
     """
     endings, photos = Image.registered_extensions(), {}  # what ends otherwise is a licence, or so
     for member in members:
         path = PureWindowsPath(member.filename)  # knows both slashes, and drives
         if any(part == ".." or PureWindowsPath(part).anchor for part in path.parts):
             problem = f"{url} holds a path that leaves its folder: {member.filename}"
-            raise DatasetError(problem, "Nothing was unpacked")
+            raise CatDogError(problem, "Nothing was unpacked")
         hidden = any(map(program.is_system_file, path.parts))
         if path.suffix.lower() in endings and not (member.is_dir() or hidden):
             photos[member.filename] = path.parts
@@ -341,11 +340,11 @@ def archive_rows(url, members):
     around = len(os.path.commonprefix([path[:-1] for path in photos.values()]))
     files = [(name, photos[name][around:]) for name in program.natural_order(photos)]
     files = [(name, path[0] if path[1:] else "", path[-1]) for name, path in files]
-    return program.infer_labels(files)
+    return labels.infer_labels(files)
 
 
 def read_photos_archive(archive, url):
-    """A zip archive of photos: [(name, class)], and a function that opens one. DatasetError."""
+    """A zip archive of photos: [(name, class)], and a function that opens one. CatDogError."""
 
     def opening(name, limit):
         if zipped.getinfo(name).file_size > limit:
@@ -353,12 +352,12 @@ def read_photos_archive(archive, url):
         try:
             return io.BytesIO(zipped.read(name))
         except Exception as error:  # zipfile, zlib, bz2 and lzma each raise their own
-            raise DatasetError(f"{url} is damaged at {name}: {error}", discard(archive)) from None
+            raise CatDogError(f"{url} is damaged at {name}: {error}", discard(archive)) from None
 
     try:
         zipped = zipfile.ZipFile(archive)
     except Exception as error:  # BadZipFile, OSError, ValueError, struct.error, ...
-        raise DatasetError(f"{url} is no readable zip archive: {error}", discard(archive)) from None
+        raise CatDogError(f"{url} is no readable zip archive: {error}", discard(archive)) from None
     return archive_rows(url, zipped.infolist()), opening
 
 
@@ -367,10 +366,10 @@ def read_digits_archive(archive, url):
     try:
         with np.load(archive) as arrays:
             parts = [[arrays[f"{kind}_train"], arrays[f"{kind}_test"]] for kind in "xy"]
-        pixels, labels = map(np.concatenate, parts)  # (70000, 28, 28) uint8, (70000,)
-        rows = [(f"{i:05}.png", str(int(label))) for i, label in enumerate(labels)]
+        pixels, digits = map(np.concatenate, parts)  # (70000, 28, 28) uint8, (70000,)
+        rows = [(f"{i:05}.png", str(int(digit))) for i, digit in enumerate(digits)]
     except Exception as error:  # NumPy and zipfile raise all kinds
-        raise DatasetError(f"{url} holds no digits: {error}", discard(archive)) from None
+        raise CatDogError(f"{url} holds no digits: {error}", discard(archive)) from None
 
     def opening(name, limit):
         file = io.BytesIO()
@@ -411,8 +410,8 @@ def make_dataset(source, dataset, arguments, console):
         if (url, sha256) != (None, None):
             raise UsageError("--url and --sha256 go with --download")
         if not os.path.isdir(source):
-            raise DatasetError(f"there is no folder {source}", "SOURCE is the one with your photos")
-        rows = program.list_labelled(source)
+            raise CatDogError(f"there is no folder {source}", "SOURCE is the one with your photos")
+        rows = labels.list_labelled(source)
         return fill_dataset(source, rows, program.open_regular, dataset, split, console)
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise UsageError("--sha256 must be 64 digits of 0-9 and a-f")

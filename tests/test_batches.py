@@ -231,17 +231,17 @@ def test_validation_photos_are_neither_augmented_nor_shuffled(photos):
 
 
 def test_features_pass_as_they_are_and_labels_of_more_classes_are_one_hot():
-    features = np.random.default_rng(0).normal(size=(5, 2, 2, 9)).astype(np.float32)
-    found, labels, _ = epoch(make_batches(features, numbers(5) % 3, 2, classes=3))
+    features = np.random.default_rng(0).normal(size=(6, 2, 2, 9)).astype(np.float32)
+    found, labels, _ = epoch(make_batches(features, numbers(6) % 3, 2, classes=3))
     assert np.array_equal(found, features)
-    assert np.array_equal(labels, np.eye(3)[[0, 1, 2, 0, 1]])
+    assert np.array_equal(labels, np.eye(3)[[0, 1, 2, 0, 1, 2]])
 
 
-def test_an_epoch_of_steps_goes_over_some_rows_as_often_as_it_takes():
-    batches = feed(*numbered(50), 4, augment=None, steps=5, rows=np.arange(10, 19))
+def test_an_epoch_of_steps_goes_over_the_photos_as_often_as_it_takes():
+    batches = feed(*numbered(9), 4, augment=None, steps=5)
     photos, labels, sizes = epoch(batches)
     assert sizes == [4] * 5
-    assert sorted(labels[:9, 0]) == sorted(labels[9:18, 0]) == list(range(10, 19))
+    assert sorted(labels[:9, 0]) == sorted(labels[9:18, 0]) == list(range(9))
     assert np.allclose(photos[:, 0, 0, 0] * 255, labels[:, 0], atol=1e-4)
 
 

@@ -281,7 +281,7 @@ def test_wrong_labels_are_listed_worst_first_where_the_net_has_these_classes(tmp
     assert "label" not in examine(data)[1]  # without a net
     for split in ("train", "test"):
         (data / split / "dog").rename(data / split / "cow")
-    with pytest.raises(program.DatasetError, match="holds cat, cow instead of cat, dog. Leave out"):
+    with pytest.raises(program.CatDogError, match="holds cat, cow instead of cat, dog. Leave out"):
         examine(data, Net())
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import CatDogClassifier as program
-from CatDogClassifier import CatDogClassifier, CatDogError, DatasetError, Prediction, UsageError
+from CatDogClassifier import CatDogClassifier, CatDogError, Prediction, UsageError
 from conftest import make_dataset, python, quick, tint
 
 SPLITS = ("train", "validation", "test")
@@ -587,7 +587,7 @@ def test_missing_weights_are_the_same_mistake_with_and_without_litert(
     bad, missing = tmp_path / "bad.h5", tmp_path / "none.h5"
     bad.write_bytes(b"no weights")
     for path, why in ((bad, "is not a weights file"), (missing, "there are no weights at")):
-        with pytest.raises(program.WeightsError, match=why):
+        with pytest.raises(program.CatDogError, match=why):
             CatDogClassifier(weights=str(path), quiet=True).predict("x.jpg")
 
 
@@ -604,7 +604,7 @@ def test_after_an_answer_the_weights_that_gave_it_count_with_and_without_litert(
     classifier.predict(next(program.list_photos(dataset)))
     names, counts = {"cat": "ant", "dog": "bee"}, {"train": 2, "validation": 2}
     other = make_dataset(tmp_path / "other", counts, relabel=lambda name, _: names[name])
-    with pytest.raises(DatasetError, match="instead of cat, dog"):
+    with pytest.raises(CatDogError, match="instead of cat, dog"):
         classifier.load_data(other)
     assert classifier.classes == ("cat", "dog")
     classifier.train(dataset)  # goes on from these weights

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import CatDogClassifier as program
-import draw_dataset
 from conftest import PROGRAM, REPO, python
+from measure import draw_dataset
 
 DATASET = REPO / "dataset"
 DRAWINGS = list(DATASET.rglob("*.jpg"))
@@ -60,13 +60,13 @@ def test_drawings_are_known_as_such_and_photographs_are_not(tmp_path, run, train
         shutil.copy(DATASET / path, tmp_path / "data" / path)
     line = ("--weights", tmp_path / "net.h5")
     _, out, err = run("--dataset", tmp_path / "data", *line, *FLAGS, "--json")
-    assert json.loads(out)["is_synthetic"] is True
-    assert "These are drawings: a net trained on them knows nothing of photographs" in err
-    assert "python dataset/prepare.py --download NEW" in err
+    assert json.loads(out)["stop_reason"] == "all epochs"
+    assert "These are drawings: who learns from them knows nothing of photographs" in err
+    assert "python dataset/prepare.py -h" in err
     code, _, err = run("-f", DATASET / "test" / "1.jpg", *line)
     assert code == 0
     assert "was trained on drawings and knows nothing of photographs" in err
-    assert trained.info["summary"]["is_synthetic"] is False
+    assert trained.info["is_synthetic"] is False
 
 
 @pytest.mark.slow

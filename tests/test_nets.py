@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -214,7 +215,7 @@ def test_weights_of_another_net_than_asked_for_are_refused(run, weights, dataset
     assert (code, err.count("\n")) == (1, 1)
     assert f"{weights} holds a net of the kind default, base None. Leave out --model" in err
     wrong = save(scrambled("mnist"), "signs", tmp_path / "net.h5")
-    with pytest.raises(program.WeightsError, match="weights of another net"):
+    with pytest.raises(program.CatDogError, match="weights of another net"):
         CatDogClassifier(weights=wrong).load_weights()
 
 
@@ -270,7 +271,7 @@ def pretrained(tmp_path_factory):
 
 SLOW_BASES = [
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("mobilenet_v2-0.35", "resnet50", "efficientnet_v2_b0")
+    for name in ("mobilenet_v2", "resnet50", "efficientnet_v2_b0")
 ]
 
 
@@ -375,27 +376,14 @@ def test_a_checkpoint_of_another_base_is_not_resumed(
     assert "is no checkpoint of this training" in err and "Resuming" not in err
 
 
-def features(data, pretrained):
-    """What a net on features is validated on."""
-    settings = {"model": "features", "base": SMALL, "base_weights": pretrained, "quiet": True}
-    _, validation = CatDogClassifier(**settings).load_data(data)
-    return np.concatenate([batch for batch, _ in validation])
-
-
-def test_what_a_base_sees_is_computed_once(pretrained, dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_features_are_what_a_base_sees(pretrained, dataset):
     paths = program.list_split(dataset, "validation")
     photos = [program.read_photo(path, 224) for path in (*paths["cat"], *paths["dog"])]
-    first, base = features(dataset, pretrained), base_of(scrambled("frozen"))
-    expected = base.predict_on_batch(np.stack(photos) / np.float32(255))
-    assert first == pytest.approx(expected, abs=1e-5)
-    kept = [path for path in (tmp_path / "cache").rglob("*") if path.stat().st_size == first.nbytes]
-    kept[0].write_bytes(first[::-1].tobytes())  # so that it shows whether they are read
-    assert np.array_equal(features(dataset, pretrained), first[::-1])
-    shutil.copy(dataset / "validation/dog/dog.0.png", dataset / "validation/cat/cat.0.png")
-    changed = features(dataset, pretrained)
-    assert np.array_equal(changed[1:], first[1:])
-    assert changed[0] == pytest.approx(first[6], abs=1e-5)
+    settings = {"model": "features", "base": SMALL, "base_weights": pretrained, "quiet": True}
+    _, validation = CatDogClassifier(**settings).load_data(dataset)
+    expected = base_of(scrambled("frozen")).predict_on_batch(np.stack(photos) / np.float32(255))
+    found = np.concatenate([batch for batch, _ in validation])
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_head_that_learned_from_features_answers_for_photos(pretrained, dataset, tmp_path):
@@ -621,7 +609,6 @@ def test_the_crops_that_residual_learns_from_grow(dataset, tmp_path, monkeypatch
     def fit(self, train, validation_data, callbacks, initial_epoch, epochs, **more):
         for epoch in range(initial_epoch, epochs):
             (callback,) = callbacks
-            callback.on_epoch_begin(epoch, {})
             found.append(next(iter(train))[0].shape[1])
             losses = {"loss": 0.5, "acc": 0.5, "val_loss": 0.5, "val_acc": 0.5}
             callback.on_epoch_end(epoch, losses)
@@ -674,39 +661,26 @@ GPUS += [("Tesla T4", (7, 5), "mixed_float16"), ("GTX 1080", (6, 1), "float32")]
 
 
 @pytest.mark.parametrize(("name", "capability", "policy"), GPUS)
-def test_a_gpu_trains_in_what_it_has_units_for(name, capability, policy):
-    details = {"device_name": name, "compute_capability": capability}
-    assert program.describe_gpu(details) == (f"GPU ({name})", policy)
-    assert program.describe_gpu({}) == ("GPU (unnamed)", "float32")
+def test_the_first_gpu_is_used_with_memory_growth_in_what_it_has_units_for(
+    name, capability, policy, monkeypatch
+):
+    config, grown, details = program.tf.config, [], {"gpu:1": {}}
+    details["gpu:0"] = {"device_name": name, "compute_capability": capability}
+    monkeypatch.setattr(config, "list_physical_devices", lambda kind: ["gpu:0", "gpu:1"])
+    monkeypatch.setattr(config.experimental, "get_device_details", details.get)
+    monkeypatch.setattr(
+        config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on))
+    )
+    assert program.start_tensorflow(program.Settings()) == (f"GPU ({name})", policy)
+    assert sorted(grown) == [("gpu:0", True), ("gpu:1", True)]
+    asked = program.Settings(precision="float32")
+    assert program.start_tensorflow(asked) == (f"GPU ({name})", "float32")
 
 
-def test_a_gpu_is_used_with_memory_growth(monkeypatch):
-    config, grown, found = program.tf.config, [], {"GPU": ["gpu:0", "gpu:1"]}
-    monkeypatch.setattr(config, "list_physical_devices", lambda kind: found.get(kind, []))
-    for name, function in {
-        "set_memory_growth": lambda gpu, on: grown.append((gpu, on)),
-        "get_device_details": lambda gpu: {"device_name": gpu, "compute_capability": (8, 9)},
-    }.items():
-        monkeypatch.setattr(config.experimental, name, function)
-    device = program.start_tensorflow(program.Settings())
-    assert device == ("GPU (gpu:0)", "mixed_bfloat16")
-    assert grown == [("gpu:0", True), ("gpu:1", True)]
-
-
-SINGLE = [0.02, 0.010, 0.011]  # the first has to set up
-
-
-@pytest.mark.parametrize(
-    ("half", "policy"),  # a gain of a tenth may be noise
-    [([0.09, 0.006, 0.005], "mixed_bfloat16"), ([0.09, 0.009, 0.008], "float32")],
-)
-def test_a_processor_trains_in_what_measures_faster(half, policy, monkeypatch):
-    turns = itertools.cycle(itertools.chain.from_iterable(zip(half, SINGLE, strict=True)))
-    clock = itertools.accumulate(time for turn in turns for time in (0, turn))
-    with monkeypatch.context() as patched:
-        patched.setattr(program.time, "perf_counter", lambda: next(clock))
-        found = program.benchmark_dtype.__wrapped__()
-    assert found == policy
+def test_a_processor_trains_in_float32_unless_asked():
+    for precision, policy in (("auto", "float32"), ("bfloat16", "mixed_bfloat16")):
+        device = program.start_tensorflow(program.Settings(precision=precision))
+        assert device == (f"CPU ({os.cpu_count()} cores)", policy)
 
 
 def test_tensorflow_starts_without_a_word():

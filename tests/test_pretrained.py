@@ -96,7 +96,7 @@ def test_nothing_overwrites_it(copy, dataset):
         assert "name another --weights" in err
     classifier = copy.module.CatDogClassifier(weights=str(copy.net), quiet=True)
     classifier.load_weights()
-    with pytest.raises(copy.module.WriteError, match="is the net that comes with the program"):
+    with pytest.raises(copy.module.CatDogError, match="is the net that comes with the program"):
         classifier.save_weights()
     assert copy("--dataset", dataset, *train, "new.h5", "-q")[0] == 0
     assert copy.net.read_bytes() == before

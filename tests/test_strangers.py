@@ -14,7 +14,7 @@ import pytest
 from test_sure import colour_net, paint
 
 import CatDogClassifier as program
-from CatDogClassifier import Settings, WeightsError
+from CatDogClassifier import CatDogError, Settings
 from conftest import REPO, python
 
 KERNEL, BIAS = "conv0/conv0/kernel:0", "fc/fc/bias:0"  # of 4704 numbers, and of one
@@ -215,7 +215,7 @@ ALL += [pytest.param(change, True, id=name) for name, change in CHANGED.items()]
 @pytest.mark.parametrize(("change", "ours"), ALL)
 def test_a_hostile_or_changed_file_is_refused_in_one_line(tmp_path, weights, model, change, ours):
     path = copied(tmp_path, weights, change, ours)
-    with pytest.raises(WeightsError, match=r"stranger\.h5") as refusal:
+    with pytest.raises(CatDogError, match=r"stranger\.h5") as refusal:
         load(path, model)
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 500
@@ -239,7 +239,7 @@ def test_a_pipe_a_device_a_folder_or_a_terabyte_is_refused_at_once(tmp_path, wei
     os.mkfifo(tmp_path / "pipe.h5")
     os.truncate(copied(tmp_path, weights), 2**40)  # it takes no room
     for path in (tmp_path / "pipe.h5", "/dev/zero", tmp_path, tmp_path / "stranger.h5"):
-        with pytest.raises(WeightsError, match="regular file|a folder|more than 1000 MB"):
+        with pytest.raises(CatDogError, match="regular file|a folder|more than 1000 MB"):
             load(path, model)
 
 
@@ -258,7 +258,7 @@ for path in sys.argv[1:]:
         program.read_metadata(path, program.Settings(model="happy"))
         program.load_h5(path, model)
         outcome = "read"
-    except program.WeightsError:
+    except program.CatDogError:
         outcome = "refused"
     lines = dict(line.split(":") for line in open("/proc/self/status"))
     print(outcome, int(lines["VmHWM"].split()[0]) - before)
@@ -306,7 +306,7 @@ def test_no_code_in_a_file_is_ever_run(tmp_path, weights, model):
     net.save_weights(files[2])
     witness.unlink(missing_ok=True)  # building the net has run it
     for path in files:
-        with pytest.raises(WeightsError):
+        with pytest.raises(CatDogError):
             load(path, model)
     with h5py.File(files[0]) as file:
         config = file.attrs["model_config"]
@@ -351,7 +351,7 @@ for seed in range(200):
         program.load_h5(mutant, net.model)
         same = all(map(np.array_equal, net.model.get_weights(), wanted))
         seen["same" if same and info == net.info else f"changed {seed}"] += 1
-    except program.WeightsError:
+    except program.CatDogError:
         seen["refused"] += 1
 print(" ".join(sorted(seen)))
 """

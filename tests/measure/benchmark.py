@@ -113,7 +113,9 @@ def step_residual(options):
     settings = program.resolve_settings({"model": "residual"})
     whole = new_net(model="residual", precision="bfloat16")
     side = program.ARCHITECTURES["residual"].progressive_sizes[-1]
-    model = program.compile_model(program.with_flexible_size(whole), settings)
+    trainer = program.Trainer(whole, settings, program.Console(quiet=True))
+    trainer.compile(1)
+    model = trainer.fitted
     import tensorflow as tf
 
     count = settings.batch_size

@@ -31,13 +31,13 @@ def deal(labels, count, rng=None):
     return folds
 
 
-def fold_history(settings, policy, photos, labels, place, held):
+def fold_history(settings, policy, photos, labels, held):
     """The history of a fresh net that learns from all photos but those `held`, (N,) bool."""
     console, count = program.Console(settings.quiet), len(np.unique(labels))
     model = program.new_model(settings, count, policy)
     trainer = program.Trainer(model, settings, console, policy)
-    train = trainer.feed(photos, labels, place, trainer.rng, np.flatnonzero(~held))
-    validation = trainer.feed(photos, labels, place, rows=np.flatnonzero(held))
+    train = trainer.feed(photos[~held], labels[~held], shuffled=True)
+    validation = trainer.feed(photos[held], labels[held])
     trainer.compile(len(train))
     trainer.fit(train, validation, save=lambda better: None)
     if trainer.stop_reason != "all epochs":
@@ -58,14 +58,12 @@ def cross_validate(dataset, folds, repeats, **given):
     photos, labels = program.load_photos(pooled, size, program.Console(settings.quiet))
     settings = program.default_epochs(settings, len(labels) * (folds - 1) // folds, False)
     settings, (_, policy) = replace(settings, patience=0), program.start_tensorflow(settings)
-    policy = program.PRECISIONS.get(settings.precision) or policy or program.benchmark_dtype()
     rng, histories = np.random.default_rng(settings.seed), []
     for repeat in range(repeats):
         dealt = deal(labels, folds, rng if repeat else None)
         for number in range(folds):
             held = dealt == number
-            fold = fold_history(settings, policy, photos, labels, Path(dataset, "folds"), held)
-            histories.append(fold)
+            histories.append(fold_history(settings, policy, photos, labels, held))
     return histories
 
 

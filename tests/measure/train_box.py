@@ -23,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import calibration
@@ -110,7 +109,7 @@ def write_box(weights, **more):
     card |= {"photos": "Dogs vs. Cats (Kaggle, from Microsoft Asirra)"}
     card |= {"numbers": "below 7000 but for 4001-4100", "validation": "7000-7499", **more}
     net = load_net(weights, Settings())
-    write_file(box_of(weights), save_h5(replace(net, info={**net.info, "card": card})))
+    write_file(box_of(weights), save_h5(net._replace(info={**net.info, "card": card})))
 
 
 def train(work, seed, weights):

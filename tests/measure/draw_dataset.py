@@ -1,6 +1,6 @@
 """Draws the sample dataset: 500 cartoon cats and dogs in three splits, and one more to try.
 
-    python tests/draw_dataset.py [TARGET]      # the folder to fill, by default dataset/
+    python tests/measure/draw_dataset.py [TARGET]      # the folder to fill, by default dataset/
 
 Same seed, same pixels: each drawing has its own generator, seeded with its path, whatever the order
 of drawing. Cats and dogs share coats, patterns, eye colours, poses and scenery; what tells them
