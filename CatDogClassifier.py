@@ -318,9 +318,42 @@ def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
     return keras.Model(photos, output_layer(classes, "answer")(averages))
 
 
-# A pretrained net of keras.applications: its module and function there; the side of its photos in
-# pixels; whether to take averages of its last maps ("avg") or these; the layer that its last block
-# begins with, where the maps get smallest; what else its function wants.
+def efficientnet_lite0(pixels):
+    """EfficientNet-Lite0 without its head, made for CPUs: pixels 0..255 -> (N, 1280); 3,413,024.
+
+    Each block widens its maps, looks at every one alone, and narrows them again (Tan and Le 2019,
+    arXiv:1905.11946; Lite: no squeeze and excitation, ReLU6 everywhere).
+    """
+
+    def convolution(maps, name, kernel, count=None, stride=1, rectified=True):
+        """A normalized convolution; without a count of each map alone (depthwise)."""
+        kind = {"strides": stride, "padding": "same", "use_bias": False, "name": name}
+        make = functools.partial(layers.Conv2D, count) if count else layers.DepthwiseConv2D
+        maps = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_norm")(
+            make(kernel, **kind)(maps)
+        )
+        return layers.ReLU(6.0, name=f"{name}_relu")(maps) if rectified else maps
+
+    maps = layers.Rescaling(1 / 128, -127 / 128, name="normalized")(pixels)  # about -1..1
+    maps = convolution(maps, "stem", 3, 32, stride=2)  # (N, 112, 112, 32)
+    for stage, (wider, count, repeats, stride, kernel) in enumerate(LITE_BLOCKS, start=1):
+        for number in range(repeats):
+            name, given = f"block{stage}_{number}", maps
+            if wider > 1:
+                maps = convolution(maps, f"{name}_wide", 1, wider * maps.shape[-1])
+            maps = convolution(maps, f"{name}_deep", kernel, stride=1 if number else stride)
+            maps = convolution(maps, f"{name}_thin", 1, count, rectified=False)
+            maps = layers.Add(name=f"{name}_add")([given, maps]) if number else maps
+    maps = convolution(maps, "last", 1, 1280)  # (N, 7, 7, 1280)
+    return layers.GlobalAveragePooling2D(name="averages")(maps)  # (N, 1280)
+
+
+# How its blocks widen, their maps, repeats, stride of the first, kernel.
+LITE_BLOCKS = (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3)
+LITE_BLOCKS += (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3)
+# A pretrained net: its module and function in keras.applications, or our function; the side of its
+# photos in pixels; whether to take averages of its last maps ("avg") or these; the layer that its
+# last block begins with, where the maps get smallest; what else its function wants.
 Base = collections.namedtuple("Base", "module name size pooling block options", defaults=[{}])
 BASES = {
     "vgg16": Base("vgg16", "VGG16", 150, None, "block5_conv1"),
@@ -330,23 +363,25 @@ BASES = {
     "mobilenet-0.25": Base("mobilenet", "MobileNet", 224, "avg", "conv_dw_12", {"alpha": 0.25}),
     "mobilenet_v2": Base("mobilenet_v2", "MobileNetV2", 224, "avg", "block_13_expand"),
     "resnet50": Base("resnet50", "ResNet50", 224, "avg", "conv5_block1_1_conv"),
-    "efficientnet_v2_b0": Base(
-        "efficientnet_v2", "EfficientNetV2B0", 224, "avg", "block6a_expand_conv"
-    ),
+    "efficientnet-lite0": Base(None, efficientnet_lite0, 224, "avg", "block6_0_wide"),
 }
 
 
 def application(base, **options):
     """A base of keras.applications; by default with ImageNet's weights, which it downloads."""
+    if BASES[base].module is None:
+        raise ValueError("nobody offers it for download")
     make = getattr(getattr(keras.applications, BASES[base].module), BASES[base].name)
     return make(**BASES[base].options, **options)
 
 
 def backbone(base, size, **options):
     """A base without weights: its input, (N, size, size, 3) in 0..1, and its output."""
-    photos, module = keras.Input((size, size, 3)), getattr(keras.applications, BASES[base].module)
+    photos = keras.Input((size, size, 3))
     pixels = layers.Rescaling(255.0, dtype="float32", name="pixels")(photos)  # 0..255
-    pixels = module.preprocess_input(pixels)  # as its authors did
+    if BASES[base].module is None:
+        return photos, BASES[base].name(pixels)
+    pixels = getattr(keras.applications, BASES[base].module).preprocess_input(pixels)
     return photos, application(base, weights=None, input_tensor=pixels, **options).output
 
 

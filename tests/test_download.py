@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import os
+import shutil
 import socket
 import threading
 import zipfile
@@ -152,24 +153,24 @@ def test_a_server_that_cuts_all_the_time_is_given_up_and_resumed_later(good, new
     good.cuts = [cut] * 1000
     code, out, err = download("-q", *SPLIT)
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert f"{tool.ATTEMPTS} connections in a row broke before 1 MB" in err
+    assert f"{tool.download.ATTEMPTS} connections in a row broke before 1 MB" in err
     assert "Run the same command again" in err
-    assert len(good.asked) == tool.ATTEMPTS and not new.exists()
+    assert len(good.asked) == tool.download.ATTEMPTS and not new.exists()
     good.cuts, good.asked = [], []
     assert download("-q", *SPLIT)[0] == 0 and set(tree(new)) == expected()
-    assert good.asked == [f"bytes={tool.ATTEMPTS * cut}-" if cut else None]
+    assert good.asked == [f"bytes={tool.download.ATTEMPTS * cut}-" if cut else None]
 
 
 def test_a_server_that_sends_large_pieces_is_asked_for_as_many_as_it_takes(good, new, download):
-    filling = np.random.default_rng(0).bytes(7 * tool.PROGRESS)
-    good.content, good.most = archive({"a": filling, **like_microsofts()}), tool.PROGRESS
+    filling = np.random.default_rng(0).bytes(7 * tool.download.PROGRESS)
+    good.content, good.most = archive({"a": filling, **like_microsofts()}), tool.download.PROGRESS
     assert download(*SPLIT)[0] == 0 and set(tree(new)) == expected()
-    assert len(good.asked) == 8 > tool.ATTEMPTS
+    assert len(good.asked) == 8 > tool.download.ATTEMPTS
 
 
 @pytest.mark.parametrize(("more", "asked"), [(b"", 1), (b"of an older, longer file", 2)])
 def test_a_whole_part_is_taken_and_a_longer_one_is_not(good, new, download, cache, more, asked):
-    good.cuts = [0] * tool.ATTEMPTS
+    good.cuts = [0] * tool.download.ATTEMPTS
     download()
     next(cache.iterdir()).write_bytes(good.content + more)
     good.asked = []
@@ -198,7 +199,7 @@ def test_without_an_answer_one_line_says_how_to_do_it_by_hand(server, download, 
 def test_a_full_disk_is_one_line(good, download, monkeypatch):
     file = mock.MagicMock()
     file.__enter__.return_value.write.side_effect = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(tool, "open", lambda *_: file, raising=False)
+    monkeypatch.setattr(tool.download, "open", lambda *_: file, raising=False)
     code, out, err = download("-q")
     assert (code, out, err.count("\n")) == (1, "", 1) and "No space left on device" in err
 
@@ -221,7 +222,7 @@ def test_a_sha256_is_insisted_on_and_a_new_one_said(good, new, download, cache, 
     assert code == 1 and f"but {right}. Nothing was unpacked" in err
     assert os.listdir(cache) == [] and not new.exists()
     assert download("-q", "--sha256", right.upper())[0] == 0
-    monkeypatch.setitem(tool.SHA256, good.url, "0" * 64)
+    monkeypatch.setitem(tool.download.SHA256, good.url, "0" * 64)
     code, _, err = download("-q")
     assert code == 0 and f"Not the archive that is known: it has {right}" in err
 
@@ -274,8 +275,8 @@ def test_members_too_large_for_a_photo_and_links_are_skipped(good, download, mon
 def test_where_there_is_no_place_nothing_is_fetched(good, tmp_path, download, monkeypatch, name):
     (tmp_path / "a file").touch()
     (tmp_path / "mine" / "train.txt").mkdir(parents=True)
-    usage = tool.shutil._ntuple_diskusage(9, 9, 2 * len(good.content))
-    monkeypatch.setattr(tool.shutil, "disk_usage", lambda path: usage)
+    usage = shutil._ntuple_diskusage(9, 9, 2 * len(good.content))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     if name == "cache":
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
     code, out, err = download("-q", to=tmp_path / name)
@@ -290,7 +291,7 @@ def test_the_digits_of_keras_become_a_dataset(new, tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
     path, arrays = tmp_path / "mnist.npz", {"x_train": pixels[::2], "x_test": pixels[1::2]}
     np.savez(path, y_train=labels[::2], y_test=labels[1::2], **arrays)
-    line = (tool.DIGITS, new, "--split", "6,4,10", "--url", path.as_uri())
+    line = (tool.download.DIGITS, new, "--split", "6,4,10", "--url", path.as_uri())
     assert run_tool(*line) == 0
     assert capsys.readouterr().out == f"{new}: 18 train, 12 validation, 30 test photos\n"
     found = [np.asarray(Image.open(each)).tobytes() for each in sorted((new / "test/2").iterdir())]

@@ -152,13 +152,19 @@ def whole(tmp_path_factory):
     return classifier
 
 
-@pytest.mark.parametrize("how", [how for how in STOPS if how != "in a step"])
+SLOW_STOPS = [
+    pytest.param(how, marks=pytest.mark.slow) for how in ("in validation", "while scoring")
+]
+
+
+@pytest.mark.parametrize("how", ["between two saves", *SLOW_STOPS])
 def test_a_resumed_training_ends_exactly_as_one_that_was_never_stopped(whole, tmp_path, how):
     settings = {"dataset": whole.settings.dataset, **NORMALIZED}
     stopped_training(tmp_path, how, **settings)
     check_resumed(tmp_path, whole, **settings)
 
 
+@pytest.mark.slow
 def test_so_does_one_of_a_net_with_dropout(trained, tmp_path):
     stopped_training(tmp_path, "in a step", dataset=trained.settings.dataset)
     check_resumed(tmp_path, trained, dataset=trained.settings.dataset)
@@ -286,6 +292,7 @@ def test_a_training_that_was_over_is_only_scored(stopped, capsys):
     assert not (stopped / "net.checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_patience_counts_across_a_stop(dataset, tmp_path):
     settings = {"dataset": str(dataset), "epochs": 9, "patience": 2, "learning_rate": 1e-12}
     settings |= {"optimizer": "sgd"}  # its loss will not fall
@@ -415,8 +422,11 @@ def check_what_is_left(server, run, folder, undisturbed):
     return saved
 
 
+SLOW_SIGNALS = [pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGINT)]
+
+
 @posix
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, *SLOW_SIGNALS])
 @pytest.mark.parametrize("times", [1, pytest.param(100, marks=marathon)])
 def test_a_kill_at_any_moment_leaves_what_loads_and_loses_at_most_one_epoch(
     server, undisturbed, tmp_path, number, times

@@ -109,7 +109,10 @@ def test_a_heatmap_covers_the_photo_as_it_lies_upright(hot, tmp_path):
         assert (right[0, 0].tolist(), right[-1, -1].tolist()) == ([172, 160, 177], [19, 7, 24])
 
 
-@pytest.mark.parametrize("name", ["frozen", "happy", "mnist", "residual", "signs"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("frozen", "residual")]
+
+
+@pytest.mark.parametrize("name", ["happy", "mnist", "signs", *SLOW])
 def test_every_kind_of_net_explains_itself_or_says_that_it_has_nothing_to_show(name, tmp_path):
     photo = tmp_path / "a.png"
     tint("cat", np.random.default_rng(0)).save(photo)
@@ -188,6 +191,7 @@ def test_a_base_answers_by_its_own_thousand_classes(whole, run):
     assert (code, out.count("(then ")) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_base_explains_its_answer(whole, run):
     code, out, _ = run(*BASE, "--explain", "a.png", "--json")
     files = json.loads(out)["files"]

@@ -110,6 +110,7 @@ def test_folds_hold_every_photo_once_and_every_class_evenly():
         deal(labels, 8)
 
 
+@pytest.mark.slow
 def test_cross_validation_gives_an_accuracy_for_each_fold_and_saves_nothing(
     dataset, tmp_path, monkeypatch, capsys
 ):
@@ -129,6 +130,7 @@ def test_cross_validation_gives_an_accuracy_for_each_fold_and_saves_nothing(
         cross_validate.main([str(dataset), "--model", "finetune"])
 
 
+@pytest.mark.slow
 def test_the_ladder_prints_a_table_and_trains_nothing_twice(dataset, tmp_path, monkeypatch, capsys):
     import ladder
     import real_photos

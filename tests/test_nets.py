@@ -271,7 +271,7 @@ def pretrained(tmp_path_factory):
 
 SLOW_BASES = [
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("mobilenet_v2", "resnet50", "efficientnet_v2_b0")
+    for name in ("mobilenet_v2", "resnet50", "efficientnet-lite0")
 ]
 
 
@@ -353,6 +353,7 @@ def test_base_weights_that_cannot_be_had_are_one_line_with_the_way_out(
     assert "--base-weights none" in err
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_base_is_not_resumed(
     pretrained, dataset, tmp_path, run, monkeypatch, capsys
 ):
@@ -415,6 +416,7 @@ def test_real_features_tell_real_photos_apart(real, tmp_path, run):
     assert json.loads(run(*line, "--json")[1])["test"]["accuracy"] >= 0.93
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_from_a_frozen_net(dataset, tmp_path):
     before = scrambled("frozen")
     save(before, "frozen", tmp_path / "net.h5")

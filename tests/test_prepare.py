@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import zlib
@@ -158,8 +159,8 @@ def test_a_full_disk_is_one_line_and_what_was_copied_stays(flat, new, prepare, r
 
 
 def test_a_disk_without_room_is_said_before_anything_is_copied(flat, new, prepare, monkeypatch):
-    usage = tool.shutil._ntuple_diskusage(9, 9, 100)
-    monkeypatch.setattr(tool.shutil, "disk_usage", lambda path: usage)
+    usage = shutil._ntuple_diskusage(9, 9, 100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     code, _, err = prepare(flat, new)
     assert code == 1 and "needs room for 0.0 MB, but" in err and not new.exists()
 
@@ -298,3 +299,27 @@ def test_it_starts_anywhere_and_without_tensorflow_or_a_picture_library(flat, tm
         assert not {{"tensorflow", "keras", "matplotlib"}} & set(sys.modules)"""
     done = python("-c", script, cwd=tmp_path, env={"PYTHONPATH": ""}, text=True)
     assert (done.stdout, done.stderr) == ("new: 18 train, 2 validation, 4 test photos\n", "")
+
+
+# --- Neither: anything else, as a class of its own ------------------------------------------------
+
+
+def test_neither_is_a_class_of_whole_kinds_whatever_its_subfolders(flat, new, tmp_path, row):
+    others = touch(tmp_path / "others", *(f"{k}/{n}.png" for k in "abc" for n in range(5)))
+    found = row(flat, new, *NUMBERS, "--neither", others)
+    assert (found["train"], found["validation"], found["test"]) == (6 + 7, 4 + 5, 2 + 3)
+    kept = {split: sorted(os.listdir(new / split / "neither")) for split in program.SPLITS}
+    assert kept["train"] == [*(f"a-{n}.png" for n in range(5)), "b-0.png", "b-1.png"]
+    assert kept["test"] == [f"c-{n}.png" for n in (2, 3, 4)]  # the last kind is one to test with
+    assert (new / "train/neither/a-0.png").read_bytes() == (others / "a/0.png").read_bytes()
+    assert [*program.list_split(new, "train")] == ["cat", "dog", "neither"]
+    assert row(flat, new, *NUMBERS, "--neither", others)["copied"] == 0
+
+
+@pytest.mark.parametrize("name", ["none", "others"])
+def test_a_neither_that_cannot_be_is_one_line(flat, tmp_path, prepare, name):
+    touch(tmp_path / "others", "1.png")
+    line = flat, tmp_path / "others" / "new", *NUMBERS, "--neither", tmp_path / name
+    code, out, err = prepare(*line)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert ("there is no folder" if name == "none" else "which is never changed") in err

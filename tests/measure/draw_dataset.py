@@ -591,7 +591,7 @@ def draw_dataset(target):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "target", nargs="?", default=Path(__file__).parent.parent / "dataset", metavar="TARGET"
+        "target", nargs="?", default=Path(__file__).parents[2] / "dataset", metavar="TARGET"
     )
     target = parser.parse_args(argv).target
     draw_dataset(target)
