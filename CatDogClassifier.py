@@ -494,50 +494,6 @@ def base_of(model):
     return keras.Model(model.input, model.get_layer("flatten").input)  # (N, 4, 4, 512) of VGG16
 
 
-def prints_on_stderr():
-    """Keras prints what it downloads on stdout, which is for results."""
-    shown = sys.stderr and sys.stderr.isatty()
-    return contextlib.redirect_stdout(sys.stderr if shown else io.StringIO())
-
-
-def new_model(settings, classes, policy="float32", pretrained=True):
-    """A new net of these settings, its base downloaded ("imagenet"), random or from a file."""
-    model, base = build_model(settings.model, settings.base, classes, policy), settings.base
-    inner, source, more = model, settings.base_weights, {}
-    if ARCHITECTURES[settings.model].transfer:
-        inner, more = base_of(model), {"include_top": False, "pooling": BASES[base].pooling}
-        more["input_shape"] = inner.input_shape[1:]
-    if not (more or settings.model == "imagenet") or source == "none" or not pretrained:
-        return model
-    try:
-        if source == "imagenet":
-            with prints_on_stderr():
-                inner.set_weights(application(base, **more).get_weights())
-        else:
-            open_regular(source).close()  # an OSError says what is wrong with the file itself
-            inner.set_weights([np.full_like(array, np.nan) for array in inner.get_weights()])
-            with warnings.catch_warnings(action="ignore"):  # Keras warns of what it skips
-                inner.load_weights(source)
-            if not all(np.isfinite(array).all() for array in inner.get_weights()):
-                raise ValueError("some of its layers have none there")
-    except Exception as error:  # noqa: BLE001 (Keras raises plain ones, with long explanations)
-        why = reason(error).partition("Example error")[0]
-        fix = "Name a file with --base-weights, or say --base-weights none for random ones"
-        raise CatDogError(f"there are no weights of {base} in {source}: {why}", fix) from None
-    return model
-
-
-def imagenet_classes():
-    """The names of ImageNet's 1,000 classes, as Keras has them; equal ones get their number."""
-    decode = keras.applications.imagenet_utils.decode_predictions
-    try:
-        with prints_on_stderr():
-            names = [found[0][1].replace("_", " ") for found in decode(np.eye(1000), top=1)]
-    except Exception as error:  # noqa: BLE001 (Keras raises plain ones)
-        raise CatDogError(f"there are no names of ImageNet's classes: {reason(error)}") from None
-    return tuple(f"{n} {i}" if names.count(n) > 1 else n for i, n in enumerate(names))
-
-
 # ==================================================================================================
 # 4. Photos: list, label, read; files are written whole or not at all
 # ==================================================================================================
@@ -1087,6 +1043,8 @@ WEIGHT_DECAY = 0.5  # of adamw and muon: kernels shrink by this times the learni
 
 def resolve_settings(given):
     """The Settings of what is given; the rest as the architecture has it, or the recipe."""
+    if given.get("base") == "box":  # the net that comes with the program
+        given = {**given, "base": "efficientnet-lite0", "base_weights": "box"}
     asked = Settings(**given)
     for flag, name, table in (("model", asked.model, ARCHITECTURES), ("base", asked.base, BASES)):
         if name not in table:
@@ -1826,14 +1784,7 @@ def shipped_hint(text):
 
 
 def load_net(path, settings):
-    """The Net of a weights file. Raises CatDogError.
-
-    Ours say what they are of; others, as of Keras 2, are of these settings. `imagenet` needs none.
-    """
-    if settings.model == "imagenet":
-        start_tensorflow(settings)
-        model, names = new_model(settings, 1000), imagenet_classes()
-        return Net(compile_model(model, settings), new_info(settings, names, run=""))
+    """The Net of a weights file: ours say what they are of, others are of these settings."""
     if not os.path.exists(path):
         name = shlex.quote(escape_control(path))
         fix = f"Train first: python CatDogClassifier.py --weights {name}"
@@ -1846,6 +1797,57 @@ def load_net(path, settings):
     model = build_model(settings.model, settings.base, len(info["classes"]), policy)
     load_h5(path, model)
     return Net(compile_model(model, settings), info)
+
+
+def prints_on_stderr():
+    """Keras prints what it downloads on stdout, which is for results."""
+    shown = sys.stderr and sys.stderr.isatty()
+    return contextlib.redirect_stdout(sys.stderr if shown else io.StringIO())
+
+
+def new_model(settings, classes, policy="float32", pretrained=True):
+    """A new net, its base downloaded ("imagenet"), random, from a file or the shipped net."""
+    model, base = build_model(settings.model, settings.base, classes, policy), settings.base
+    inner, source, more = model, settings.base_weights, {}
+    if ARCHITECTURES[settings.model].transfer:
+        inner, more = base_of(model), {"include_top": False, "pooling": BASES[base].pooling}
+        more["input_shape"] = inner.input_shape[1:]
+    if not (more or settings.model == "imagenet") or source == "none" or not pretrained:
+        return model
+    try:
+        if source == "imagenet":
+            with prints_on_stderr():
+                inner.set_weights(application(base, **more).get_weights())
+        elif source == "box":  # what answers there before its head
+            inner.set_weights(base_of(load_net(PRETRAINED, Settings()).model).get_weights())
+        else:
+            open_regular(source).close()  # an OSError says what is wrong with the file itself
+            inner.set_weights([np.full_like(array, np.nan) for array in inner.get_weights()])
+            with warnings.catch_warnings(action="ignore"):  # Keras warns of what it skips
+                inner.load_weights(source)
+            if not all(np.isfinite(array).all() for array in inner.get_weights()):
+                raise ValueError("some of its layers have none there")
+    except Exception as error:  # noqa: BLE001 (Keras raises plain ones, with long explanations)
+        why = reason(error).partition("Example error")[0]
+        fix = "Name a file with --base-weights, or say --base-weights none for random ones"
+        raise CatDogError(f"there are no weights of {base} in {source}: {why}", fix) from None
+    return model
+
+
+def imagenet_net(settings):
+    """A base as others trained it; its classes have names, which Keras downloads once.
+
+    Two pairs of them have one name: those get their number too.
+    """
+    start_tensorflow(settings)
+    model, decode = new_model(settings, 1000), keras.applications.imagenet_utils.decode_predictions
+    try:
+        with prints_on_stderr():
+            names = [found[0][1].replace("_", " ") for found in decode(np.eye(1000), top=1)]
+    except Exception as error:  # noqa: BLE001 (Keras raises plain ones)
+        raise CatDogError(f"there are no names of ImageNet's classes: {reason(error)}") from None
+    names = [f"{n} {i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
+    return Net(compile_model(model, settings), new_info(settings, names, run=""))
 
 
 def litert_predictor(path, settings):
@@ -2296,7 +2298,10 @@ class CatDogClassifier:
 
     def load_weights(self, path=None):
         """Take the weights of a file, by default of `source`: ours, or those of Keras 2."""
-        self._use(load_net(path or self.source, self.settings))
+        own = self.settings.model == "imagenet"  # needs no file of ours
+        self._use(
+            imagenet_net(self.settings) if own else load_net(path or self.source, self.settings)
+        )
 
     def _use(self, net):
         self._follow(Predictor(keras_forward(net.model), net.info))
@@ -2710,7 +2715,8 @@ GOES_WITH["report"] = [classify, evaluate]
 def build_parser():
     """The command line; the defaults are those of Settings."""
     nets = "\n".join(f"  {name:<15} {kind.about}" for name, kind in ARCHITECTURES.items())
-    epilog = f"nets (--model):\n{nets}\n\nbases (--base):\n  {', '.join(BASES)}\n\n{EXIT_CODES}"
+    bases = ", ".join([*BASES, "box (of the net that comes with it)"])
+    epilog = f"nets (--model):\n{nets}\n\nbases (--base):\n  {bases}\n\n{EXIT_CODES}"
     usage, layout = "python CatDogClassifier.py [action] [options]", "RawDescriptionHelpFormatter"
     layout = {"formatter_class": getattr(argparse, layout), "allow_abbrev": False}
     parser = Parser(usage=usage, description=EXAMPLES, epilog=epilog, add_help=False, **layout)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 
 import numpy as np
 import pytest
@@ -41,8 +42,18 @@ def box(tmp_path, monkeypatch):
     monkeypatch.setattr(train_box, "SPLITS", splits)
     monkeypatch.setattr(train_box, "TEST_LOG", tmp_path / "log")
     monkeypatch.setattr(train_box, "call", call)
+    numbers = {"train": range(4), "validation": range(4, 6), "test": range(6, 8)}
+    monkeypatch.setattr(train_box, "PORTRAITS", numbers)
     draw(tmp_path / "photos", range(18))
-    line = [str(tmp_path / "photos"), "--work", str(tmp_path / "work"), *HAPPY]
+    draw(tmp_path / "portraits", range(8))
+    (tmp_path / "neither").mkdir()
+    for kind in range(6):  # the fifth validates, the last one tests
+        for number in range(3):
+            tint("neither", np.random.default_rng(number)).save(
+                tmp_path / "neither" / f"kind{kind}.{number}.jpg"
+            )
+    folders = [str(tmp_path / name) for name in ("photos", "portraits", "neither", "none")]
+    line = [*folders, "--work", str(tmp_path / "work"), *HAPPY]
     return lambda *more: train_box.main([*line, *more])
 
 
@@ -78,7 +89,14 @@ def test_a_reading_of_the_test_photos_is_logged_before_it_begins(box, tmp_path, 
     box("--score")
     *_, line = (tmp_path / "log").read_text().splitlines()
     card = program.read_metadata(tmp_path / "work" / "seed0_box.h5", program.Settings())["card"]
-    assert line.endswith(f"run {run}: {card['test']['correct']} of 12")
+    assert line.endswith(f"run {run}: {json.dumps(card['test'])}")
+    assert {name: total for name, (_, total) in card["test"].items()} == {
+        "photos": 12,
+        "portraits": 4,
+        "neither": 3,
+    }
+    learned = [path.name for path in (tmp_path / "work/photos/train/neither").iterdir()]
+    assert len(learned) == 2 * 12 and "squashed-neither-kind3.2.jpg" in learned
     assert "expected calibration error" in capsys.readouterr().out
 
 

@@ -1,43 +1,58 @@
 """Train the net that comes with the program; print the figures of its model card.
 
-    python tests/measure/train_box.py PHOTOS [--originals DIR] [--seeds 0] [--work DIR] [--score]
+    python tests/measure/train_box.py PHOTOS PORTRAITS NEITHER BASE [--originals DIR] [--seeds 0]
+        [--work DIR] [--score]
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Of each class the numbers below 7000
 train, but for 4001-4100, which ORIGINALS has at their own sizes; 7000-7499 validate; 7500-7999
-test. Other flags are the program's. Stopped, the same command goes on; what DIR holds is not
-trained again, and DIR takes no training with other flags or photos.
+test. PORTRAITS holds the like of another source: below 700, 700-849, 850-999. NEITHER holds
+KIND.N.jpg of other things; every sixth kind validates, another sixth tests. BASE are the weights of
+EfficientNet-Lite0. Other flags are the program's. Stopped, the same command goes on; what DIR holds
+is not trained again, and DIR takes no training with other flags or photos.
 
-Nets answer for the test photos with --score only, and test_photos.log says when that was; then
-DIR/seedN.html shows the mistakes, and the figures of calibration.py follow for the first net.
-DIR/seedN_box.h5, which says of itself how it was made and what it scored, can be put beside the
-program as CatDogClassifier_pretrained.h5.
+All pets of PHOTOS were squashed to 200 x 200 pixels: so that their source does not give them away,
+what comes from elsewhere is learned from both as it is and treated alike.
+
+Nets answer for the test photos with --score only, and test_photos.log says when that was; then the
+figures of calibration.py follow for the first net. DIR/seedN_box.h5, which says of itself how it
+was made and what it scored, can be put beside the program as CatDogClassifier_pretrained.h5.
 """
 
 import argparse
 import datetime
 import functools
-import itertools
 import json
+import random
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import calibration
+import numpy as np
+from calibration import share
 from PIL import Image, ImageFilter, ImageOps
 from real_photos import REPO, call, classify, last_and_best
 
-from CatDogClassifier import Settings, load_net, read_metadata, save_h5, write_file
+from CatDogClassifier import (
+    CatDogClassifier,
+    Settings,
+    load_net,
+    read_metadata,
+    save_h5,
+    write_file,
+)
 
-BEST = ("--model", "residual", "--epochs", "50")  # what has measured best; other flags come after
+BEST = ["--model", "features", "--base", "efficientnet-lite0"]  # what has measured best
 TEST_LOG = Path(__file__).with_name("test_photos.log")
 SPLITS = {
     "train": [*range(4001), *range(4101, 7000)],
     "validation": range(7000, 7500),
     "test": range(calibration.TEST, 8000),
 }
+PORTRAITS = {"train": range(700), "validation": range(700, 850), "test": range(850, 1000)}
+KINDS = {"train": (0, 1, 2, 3), "validation": (4,), "test": (5,)}  # of each six kinds
 SAME = (lambda photo: photo), 95
 # What photos from elsewhere may be like: a change of one of 200 x 200 pixels, quality as JPEG.
 CHANGES = {
@@ -56,17 +71,45 @@ CHANGES = {
 }
 
 
-def link_photos(photos, folder, splits):
-    """Make FOLDER/SPLIT/CLASS/N.jpg of links to the photos; exits where one is missing."""
-    for split, label in itertools.product(splits, ("cat", "dog")):
-        (folder / split / label).mkdir(parents=True, exist_ok=True)
-        for number in SPLITS[split]:
-            photo, link = photos / f"{label}.{number}.jpg", folder / split / label / f"{number}.jpg"
-            if not photo.exists():
-                sys.exit(f"{photo} is missing. PHOTOS must hold cats and dogs from 0 to 7999")
-            if link.is_symlink():
-                link.unlink()  # to earlier, perhaps other photos
-            link.symlink_to(photo.resolve())
+def photos_of(chosen, split):
+    """{source: {class: [paths]}} of one split; exits where one is missing."""
+    found = {}
+    for folder, numbers in ((chosen.photos, SPLITS), (chosen.portraits, PORTRAITS)):
+        names = {label: [f"{label}.{n}.jpg" for n in numbers[split]] for label in ("cat", "dog")}
+        found[folder.name] = {label: [folder / n for n in names[label]] for label in names}
+    kinds = sorted({path.name.partition(".")[0] for path in chosen.neither.glob("*.*.jpg")})
+    kinds = {kind for place, kind in enumerate(kinds) if place % 6 in KINDS[split]}
+    others = sorted(chosen.neither.glob("*.jpg"))
+    others = [path for path in others if path.name.partition(".")[0] in kinds]
+    found[chosen.neither.name] = {"neither": others}
+    for path in (
+        path for classes in found.values() for paths in classes.values() for path in paths
+    ):
+        if not path.exists():
+            sys.exit(f"{path} is missing. PHOTOS must hold cats and dogs from 0 to 7999")
+    return found
+
+
+def squash(path, target):
+    """Save a photo as those of PHOTOS are: 200 x 200 pixels, as JPEG of some quality."""
+    with Image.open(path) as photo:
+        small = ImageOps.exif_transpose(photo).convert("RGB").resize((200, 200))
+    small.save(target, quality=random.Random(path.name).randint(60, 95))
+
+
+def link_photos(chosen, folder, splits):
+    """Make FOLDER/SPLIT/CLASS/SOURCE-N.jpg of links to photos, and squashed copies to train on."""
+    for split in splits:
+        for source, classes in photos_of(chosen, split).items():
+            for label, paths in classes.items():
+                (folder / split / label).mkdir(parents=True, exist_ok=True)
+                for path in paths:
+                    link = folder / split / label / f"{source}-{path.name}"
+                    if link.is_symlink():
+                        link.unlink()  # to earlier, perhaps other photos
+                    link.symlink_to(path.resolve())
+                    if split == "train" and source != chosen.photos.name:
+                        squash(path, link.with_name(f"squashed-{link.name}"))
 
 
 @functools.cache  # the log is one of the files that change
@@ -76,9 +119,11 @@ def commit():
     return subprocess.run(line, cwd=REPO, capture_output=True, text=True).stdout.strip()
 
 
-def begin(work, seed, flags, photos):
+def begin(chosen, seed, flags):
     """The weights file of a training, beside it how it began; exits if that was another way."""
-    weights, wanted = work / f"seed{seed}.h5", {"flags": [*BEST, *flags], "photos": str(photos)}
+    weights = chosen.work / f"seed{seed}.h5"
+    flags = [*BEST, "--base-weights", str(chosen.base), *flags]
+    wanted = {"flags": flags, "photos": str(chosen.photos)}
     if not weights.exists() and not weights.with_suffix(".checkpoint").exists():
         weights.with_suffix(".json").write_text(json.dumps({**wanted, "commit": commit()}))
     before = begun(weights)
@@ -106,7 +151,7 @@ def box_of(weights):
 def write_box(weights, **more):
     """Write `box_of` a weights file."""
     card = {"date": str(datetime.date.today()), "commit": begun(weights)["commit"]}
-    card |= {"photos": "Dogs vs. Cats (Kaggle, from Microsoft Asirra)"}
+    card |= {"photos": "Dogs vs. Cats (Kaggle, from Microsoft Asirra), portraits, Caltech-101"}
     card |= {"numbers": "below 7000 but for 4001-4100", "validation": "7000-7499", **more}
     net = load_net(weights, Settings())
     write_file(box_of(weights), save_h5(net._replace(info={**net.info, "card": card})))
@@ -129,20 +174,53 @@ def train(work, seed, weights):
         write_box(weights)
 
 
-def score(work, weights):
-    """The share right of the test photos, logged before and after; a page of the mistakes."""
+def measure(weights, photos, words):
+    """Print how a net does on {source: {class: [paths]}}; of each source the right and all."""
+    classifier = CatDogClassifier(weights=str(weights), quiet=True)
+    counts, pets, others = {}, [], []  # of each: right, answered with a pet
+    for source, classes in photos.items():
+        rows = [(row, label) for label in classes for row in classifier.predict(classes[label])]
+        right = [row.label == label for row, label in rows]
+        named = [row.label != "neither" for row, _ in rows]
+        counts[source] = [sum(right), len(right)]
+        print(f"{weights.name}: {words} {source}: right {share(*counts[source])}", flush=True)
+        if "neither" in classes:
+            others += named
+            continue
+        pets += zip(right, named, strict=True)
+        found = [
+            (row.probabilities["dog"] > row.probabilities["cat"]) == (label == "dog")
+            for row, label in rows
+        ]
+        print(f"  cat against dog {share(sum(found), len(found))}")
+        print(f"  called neither {share(len(named) - sum(named), len(named))}")
+    right, named = np.mean(pets, axis=0)
+    precision = 0.1 * right / (0.1 * named + 0.9 * np.mean(others))
+    print(f"  where nine of ten show neither, {100 * precision:.1f} % of cat and dog are right")
+    return counts
+
+
+def squashed(photos, folder):
+    """The same photos squashed, by source."""
+    found = {}
+    for source, classes in photos.items():
+        found[source] = {label: [] for label in classes}
+        (folder / source).mkdir(parents=True, exist_ok=True)
+        for label, paths in classes.items():
+            for path in paths:
+                squash(path, folder / source / path.name)
+                found[source][label].append(folder / source / path.name)
+    return found
+
+
+def score(chosen, weights):
+    """The figures of the test photos, logged before and after."""
     entry = f"{datetime.date.today()} commit {commit()} run {known(weights)['run']}"
     with open(TEST_LOG, "a") as log:  # a reading that fails is a reading too
         print(f"{entry}: begun", file=log, flush=True)
-        page = "--report", weights.with_suffix(".html")
-        data = "--dataset", work / "test", "--weights", weights
-        scores = json.loads(call("--evaluate", *data, *page, "--json", "-q"))
-        print(f"{entry}: {scores['correct']} of {scores['total']}", file=log)
-    right = calibration.share(scores["correct"], scores["total"])
-    print(f"{weights.name}: test {right}, confusion {scores['confusion']}", flush=True)
-    test = {name: scores[name] for name in ("correct", "total", "confusion")}
-    write_box(weights, test={"numbers": "7500-7999", **test})
-    return scores["accuracy"]
+        counts = measure(weights, photos_of(chosen, "test"), "test")
+        print(f"{entry}: {json.dumps(counts)}", file=log)
+    write_box(weights, test=counts)
 
 
 def compare(name, paths, folder, change, quality, weights):
@@ -163,8 +241,7 @@ def compare_all(work, photos, originals, weights):
     compare("the same squashed", squashed, work / "squashed", *SAME, weights)
     middle = (lambda photo: ImageOps.fit(photo, (min(photo.size),) * 2)), 95
     compare("their middle squares", paths, work / "square", *middle, weights)
-    names = itertools.product(("cat", "dog"), SPLITS["validation"])
-    paths = [photos / f"{label}.{number}.jpg" for label, number in names]
+    paths = [photos / f"{label}.{n}.jpg" for label in ("cat", "dog") for n in SPLITS["validation"]]
     for name, change in CHANGES.items():
         folder = work / "changed" / name.replace(" ", "_")
         compare(f"validation photos, {name}", paths, folder, *change, weights)
@@ -173,25 +250,28 @@ def compare_all(work, photos, originals, weights):
 def main(arguments=None):
     kind = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
-    parser.add_argument("photos", type=Path)
+    for name in ("photos", "portraits", "neither", "base"):
+        parser.add_argument(name, type=lambda path: Path(path).resolve(), metavar=name.upper())
     parser.add_argument("--originals", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "catdog-box"))
     parser.add_argument("--score", action="store_true")
     chosen, flags = parser.parse_known_args(arguments)
-    photos, work = chosen.photos.resolve(), chosen.work
-    work.mkdir(parents=True, exist_ok=True)
-    nets = {seed: begin(work, seed, flags, photos) for seed in chosen.seeds}
-    link_photos(photos, work / "photos", ["train", "validation"])
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    nets = {seed: begin(chosen, seed, flags) for seed in chosen.seeds}
+    link_photos(chosen, chosen.work / "photos", ["train", "validation"])
+    validation = photos_of(chosen, "validation")
+    like = squashed(validation, chosen.work / "validation")
     for seed, weights in nets.items():
-        train(work, seed, weights)
-    for weights in nets.values() if chosen.originals else ():
-        compare_all(work, photos, chosen.originals, weights)
+        train(chosen.work, seed, weights)
+        measure(weights, validation, "validation")
+        measure(weights, like, "validation, squashed")
+        if chosen.originals:
+            compare_all(chosen.work, chosen.photos, chosen.originals, weights)
     if chosen.score:
-        link_photos(photos, work / "test", ["test"])
-        shares = [100 * score(work, weights) for weights in nets.values()]
-        print(f"test: mean {statistics.mean(shares):.2f} % of {len(shares)} seeds", flush=True)
-        calibration.measure(photos, nets[chosen.seeds[0]], SPLITS["test"])
+        for weights in nets.values():
+            score(chosen, weights)
+        calibration.measure(chosen.photos, nets[chosen.seeds[0]], SPLITS["test"])
 
 
 if __name__ == "__main__":
