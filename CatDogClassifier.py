@@ -1504,6 +1504,7 @@ def confidence_threshold(curve, risk):
 # ==================================================================================================
 
 TTA_CONFIDENCE = 0.95  # below it a second look pays
+NEITHER = "neither"  # a class of photos that show nothing of the other ones
 TTA_CROP = 0.8  # of each side of a photo: whole photos show things smaller than training did
 
 
@@ -1572,14 +1573,25 @@ def litert_forward(content, batch_size=4):
     return forward
 
 
+def like_a_folder(labels, classes):
+    """The rows of photos with these labels (N, 1), repeated until nine of ten show neither.
+
+    That is what people's folders are like. Without such a class each row is there once.
+    """
+    others = labels[:, 0] == classes.index(NEITHER) if NEITHER in classes else labels[:, 0] < 0
+    times = round(9 * (~others).sum() / max(others.sum(), 1))
+    return np.repeat(np.arange(len(labels)), np.where(others, max(times, 1), 1))
+
+
 def calibrate(forward, info, splits):
     """Fit the confidence of a net on validation photos, score it on all: into its metadata."""
     predictor, summary = Predictor(forward, {**info, "temperature": 1.0}), info["summary"]
     raw = {split: predictor(photos) for split, (photos, _) in splits.items() if split != "train"}
     truth = {split: splits[split][1] for split in raw}  # (N, 1) each
-    info["temperature"] = fit_temperature(raw["validation"], truth["validation"])
+    rows = like_a_folder(truth["validation"], info["classes"])
+    info["temperature"] = fit_temperature(raw["validation"][rows], truth["validation"][rows])
     found = {split: apply_temperature(raw[split], info["temperature"]) for split in raw}  # (N, K)
-    info["risk_coverage"] = risk_coverage(found["validation"], truth["validation"])
+    info["risk_coverage"] = risk_coverage(found["validation"][rows], truth["validation"][rows])
     summary |= {split: classification_scores(found[split], truth[split]) for split in found}
     *_, split = found
     before, after = (calibration_bins(each[split], truth[split]) for each in (raw, found))

@@ -180,6 +180,8 @@ def measure(weights, photos, words):
     counts, pets, others = {}, [], []  # of each: right, answered with a pet
     for source, classes in photos.items():
         rows = [(row, label) for label in classes for row in classifier.predict(classes[label])]
+        for row in (row for row, _ in rows if row.error):
+            sys.exit(f"{row.path}: {row.error}")
         right = [row.label == label for row, label in rows]
         named = [row.label != "neither" for row, _ in rows]
         counts[source] = [sum(right), len(right)]
@@ -216,9 +218,10 @@ def squashed(photos, folder):
 def score(chosen, weights):
     """The figures of the test photos, logged before and after."""
     entry = f"{datetime.date.today()} commit {commit()} run {known(weights)['run']}"
+    photos = photos_of(chosen, "test")
     with open(TEST_LOG, "a") as log:  # a reading that fails is a reading too
         print(f"{entry}: begun", file=log, flush=True)
-        counts = measure(weights, photos_of(chosen, "test"), "test")
+        counts = measure(weights, photos, "test")
         print(f"{entry}: {json.dumps(counts)}", file=log)
     write_box(weights, test=counts)
 
