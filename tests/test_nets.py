@@ -269,10 +269,7 @@ def pretrained(tmp_path_factory):
     return str(path)
 
 
-SLOW_BASES = [
-    pytest.param(name, marks=pytest.mark.slow)
-    for name in ("mobilenet_v2", "resnet50", "efficientnet-lite0")
-]
+SLOW_BASES = [pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v2", "resnet50")]
 
 
 @pytest.mark.parametrize("name", ["vgg16", SMALL, *SLOW_BASES])
@@ -290,6 +287,27 @@ def test_a_base_sees_the_pixels_that_its_authors_trained_it_on(name):
     trained = [each for each in ours.layers if each.trainable_weights]  # the last block
     assert 1 <= len(trained) < len([each for each in theirs.layers if each.weights]) / 2
     assert not any(isinstance(each, layers.BatchNormalization) for each in trained)
+
+
+def test_efficientnet_lite0_is_that_of_its_authors():
+    model = build_model("finetune", "efficientnet-lite0", 3)
+    base = base_of(model)
+    assert (base.count_params(), base.output_shape) == (3_413_024, (None, 1280))
+    kernels = [each for each in base.layers if isinstance(each, layers.DepthwiseConv2D)]
+    assert [each.kernel_size[0] for each in kernels] == [3] * 3 + [5] * 2 + [3] * 3 + [5] * 7 + [3]
+    assert not any(layer.get_config().get("use_bias") for layer in kernels)
+    photos = np.random.default_rng(0).random((1, 224, 224, 3)).astype(np.float32)
+    seen = np.asarray(base.get_layer("normalized")(photos * 255))
+    assert np.abs(seen - (photos * 255 - 127) / 128).max() < 1e-5
+    trained = {each.name for each in base.layers if each.trainable_weights}
+    assert {name.partition("_")[0] for name in trained} == {"block6", "block7", "last"}
+
+
+def test_a_base_that_cannot_be_downloaded_says_how_to_get_it(run, dataset):
+    line = "--dataset", dataset, "--model", "frozen", "--base", "efficientnet-lite0", "-q"
+    code, out, err = run(*line, "--weights", dataset / "net.h5")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "nobody offers it for download. Name a file with --base-weights" in err
 
 
 def test_frozen_means_that_not_one_weight_moves():

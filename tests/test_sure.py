@@ -143,6 +143,14 @@ def test_a_training_calibrates_and_what_learned_from_mirrored_photos_looks_twice
     assert info["risk_coverage"] == [pytest.approx(row, abs=1e-5) for row in curve]
 
 
+def test_confidence_is_fitted_as_if_nine_of_ten_photos_showed_neither():
+    """Of 4 photos of pets and 9 of neither these count four times; of other classes each once."""
+    labels = np.array([[0], [1], [1], [0], *[[2]] * 9])
+    rows = program.like_a_folder(labels, ["cat", "dog", "neither"])
+    assert np.bincount(rows).tolist() == [1] * 4 + [4] * 9
+    assert np.array_equal(program.like_a_folder(labels, ["a", "b", "c"]), np.arange(13))
+
+
 def test_the_reliability_diagram_shows_the_bins(tmp_path):
     bins = {"before": [[0.7, 0.5, 2], [0.95, 0.75, 4]], "after": [[0.6, 0.5, 2], [0.8, 0.75, 4]]}
     found = {when: {"ece": 0.2, "bins": rows} for when, rows in bins.items()}
