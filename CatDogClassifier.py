@@ -73,7 +73,7 @@ AUTO, RECIPE_NAMES = ("auto", *PRECISIONS), ("best", "tutorial")
 
 
 def option(default, text, low=None, high=math.inf, **more):
-    """A field of Settings that is a flag as well: default, help, limits; more: see build_parser."""
+    """A field of Settings that is a flag as well: default, help, limits; more: see add_setting."""
     return field(default=default, metadata={"help": text, "low": low, "high": high, **more})
 
 
@@ -84,7 +84,7 @@ class Settings:
     dataset: str = option("dataset", "folder with train/, validation/, test/")
     weights: str = option("CatDogClassifier_model.h5", "weights to write or to read")
     model: str = option("default", "architecture of the net, see below")
-    base: str = option("vgg16", "pretrained net in those that have one, see below")
+    base: str = option("vgg16", "pretrained net in those that have one, box: the shipped one")
     base_weights: str = option("imagenet", "its weights: imagenet, none, or a file")
     recipe: str = option("best", "as measured best, or as the tutorials do", choices=RECIPE_NAMES)
     epochs: int = option(30, "passes over the photos at most; best: 30 to 100, more if few", 1)
@@ -95,8 +95,8 @@ class Settings:
     patience: int = option(0, "stop after so many epochs without a better one; 0: never", 0)
     augment: bool = option(True, "train on the photos as they are", flags=["--no-augment"])
     precision: str = option("auto", "auto: a GPU trains in 16 bits if it can", choices=AUTO)
-    unsure: float = option(None, "abstain where more answers would be wrong", 0, 1, type=float)
-    seed: int = option(None, "make a run repeatable (default: a new one)", 0, 2**32 - 1, type=int)
+    unsure: float = option(None, "abstain where more answers would be wrong", 0, 1)
+    seed: int = option(None, "make a run repeatable (default: a new one)", 0, 2**32 - 1)
     resume: bool = option(True, "start over, whatever checkpoint there is", flags=["--no-resume"])
     quiet: bool = option(False, "print results and errors only", flags=["-q", "--quiet"])
     verbose: bool = option(False, "let TensorFlow's messages through", flags=["-v", "--verbose"])
@@ -106,6 +106,8 @@ class Settings:
         for each in fields(self)[:-1]:
             value, rules = getattr(self, each.name), each.metadata
             low, high, flag = rules["low"], rules["high"], f"--{each.name.replace('_', '-')}"
+            if value == "":
+                raise UsageError(f"{flag} needs a name")
             if value not in rules.get("choices", [value]):
                 raise UsageError(f"{flag} must be one of {', '.join(rules['choices'])}")
             if None not in (low, value) and not low <= value <= high:
@@ -235,6 +237,7 @@ class Lazy:
 
 tf, keras, h5py = Lazy("tensorflow"), Lazy("keras"), Lazy("h5py")
 layers, ops = Lazy("keras.layers"), Lazy("keras.ops")
+matplotlib, matplotlib_figure = Lazy("matplotlib"), Lazy("matplotlib.figure")
 
 
 # ==================================================================================================
@@ -539,6 +542,8 @@ def replacing(path):
     """A file to write that takes the place of another in one step, at the end: old or new."""
     target = Path(os.path.realpath(path))  # a link stays a link
     part = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+    for old in target.parent.glob(f".{glob.escape(target.name)}.????????.tmp"):
+        old.unlink(missing_ok=True)  # a killed run has left it half-written
     try:
         with open(part, "wb") as file:
             yield file
@@ -555,8 +560,7 @@ def replacing(path):
 def write_file(path, content, flag="--weights"):
     """Write bytes, whole or not at all, over nothing but what is ours.
 
-    With None only find out whether that could be done, rather than after an hour of work, and
-    sweep up what a killed run has left half-written under that name.
+    With None only find out whether that could be done, rather than after an hour of work.
     """
     target, fix = Path(os.path.realpath(path)), f"Make room, or name another {flag}"
     try:
@@ -570,10 +574,10 @@ def write_file(path, content, flag="--weights"):
         if content is not None:
             with replacing(path) as file:
                 file.write(content)
-            return
-        target.with_name(f".{target.stem}_reliability.png.01234567.tmp").touch()  # the longest name
-        for part in target.parent.glob(f".{glob.escape(target.stem)}[._]*.????????.tmp"):
-            part.unlink()
+        else:  # the longest name of all that will lie there
+            trial = target.with_name(f".{target.stem}_reliability.png.01234567.tmp")
+            trial.touch()
+            trial.unlink()
     except OSError as error:
         raise CatDogError(f"cannot write {path}: {reason(error)}", fix) from None
 
@@ -642,8 +646,16 @@ def subfolders(folders, aliases):
     return dict(sorted(found.items()))
 
 
-def list_split(dataset, split, expected=None):
-    """The photos of one split: {class: [paths]}, sorted; a folder is a class, two at least."""
+def is_folder_name(name):
+    """Whether a class can be a folder, in which photos are sorted, on any system."""
+    return re.fullmatch(r"(?!\.\.?$)[^/\\\0\ud800-\udfff]+", name)
+
+
+def list_split(dataset, split, expected=None, some=False):
+    """The photos of one split: {class: [paths]}, sorted; a folder is a class, two at least.
+
+    Of `expected` classes all have to be there or, with `some`, no others: these are empty.
+    """
     layout = f"Expected {dataset}/{{train,validation,test}}/{{cat,dog}}/*.jpg"
     layout += "; python dataset/prepare.py SOURCE NEW makes it"
     if not os.path.isdir(dataset):
@@ -653,14 +665,15 @@ def list_split(dataset, split, expected=None):
     found, where = subfolders(found[split], CLASS_ALIASES), f"{dataset}/{split}"
     classes = {name: [*itertools.chain(*map(list_photos, found[name]))] for name in found}
     classes = {name: photos for name, photos in classes.items() if photos}
-    if not 2 <= len(classes) <= MAX_CLASSES:
+    if not 2 <= len(classes) <= MAX_CLASSES or not all(map(is_folder_name, classes)):
         held = f"{len(classes)} ({', '.join([*classes][:5])})"
         problem = f"{where} must hold two classes, or up to {MAX_CLASSES}, but holds {held}"
         raise CatDogError(problem, layout)
-    if expected and set(expected) != set(classes):
-        problem = f"{where} holds {', '.join(classes)} instead of {', '.join(expected)}"
+    missing = set(expected or ()) - set(classes)
+    if expected and (set(classes) - set(expected) or (missing and not some)):
+        problem = f"{where} holds {', '.join(classes)} instead of {', '.join([*expected][:9])}"
         raise CatDogError(problem, f"Name other --weights, or another --dataset. {layout}")
-    return classes
+    return {name: classes.get(name, []) for name in expected or classes}
 
 
 @contextlib.contextmanager
@@ -804,7 +817,7 @@ def load_photos(classes, size, console):
     for path, why in lost.items():
         console.warn(f"left out {escape_control(path)}: {why}")
     labels = np.array(labels, np.float32)  # (N, 1)
-    if len(np.unique(labels)) < len(classes):
+    if len(np.unique(labels)) < len(list(filter(None, classes.values()))):
         raise CatDogError(f"no photo of a class can be read ({', '.join(classes)})")
     return photos, labels
 
@@ -1049,10 +1062,12 @@ def resolve_settings(given):
     for flag, name, table in (("model", asked.model, ARCHITECTURES), ("base", asked.base, BASES)):
         if name not in table:
             raise UsageError(f"--{flag} {name} is none of {', '.join(table)}")
+    if asked.model == "imagenet" and not BASES[asked.base].module:
+        raise UsageError(f"{asked.base} has no classes of its own", "Name another --base")
     kind = ARCHITECTURES[asked.model]
     recipe = "tutorial" if kind.transfer else asked.recipe  # a base wants small, constant steps
     chosen = RECIPES[recipe].settings | kind.settings | getattr(kind, recipe) | given
-    return Settings(**{**chosen, "recipe": recipe, "asked": frozenset(given) - {"asked"}})
+    return Settings(**{**chosen, "recipe": recipe, "asked": frozenset(given)})
 
 
 def default_epochs(settings, count, is_synthetic):
@@ -1125,6 +1140,8 @@ def compile_model(model, settings, steps=0):
     if isinstance(optimizer, keras.optimizers.AdamW):
         optimizer.weight_decay = WEIGHT_DECAY
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    if any(layer.compute_dtype == "float16" for layer in model.layers):  # small slopes vanish
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     two = model.output_shape[-1] == 1  # classes: one sigmoid
     loss = "binary_crossentropy" if two else "categorical_crossentropy"
     # Not by its name: its variables would come to be in the first step, and compile it twice.
@@ -1135,7 +1152,7 @@ def compile_model(model, settings, steps=0):
 
 
 # A dataset: {split: (photos, labels)} of `load_photos`, test may be missing; a digest of it all.
-Data = collections.namedtuple("Data", "folder classes splits is_synthetic state")
+Data = collections.namedtuple("Data", "classes splits is_synthetic state")
 
 
 def read_data(folder, size, expected, console):
@@ -1153,7 +1170,7 @@ def read_data(folder, size, expected, console):
         console.say(f"{split:<12} {counts}")
     drawings = any(is_drawing(photos[0]) for photos in lists["train"].values())
     state = digest(*itertools.chain(*splits.values()))
-    return Data(folder, tuple(lists["train"]), splits, drawings, state)
+    return Data(tuple(lists["train"]), splits, drawings, state)
 
 
 def resume_key(settings, data):
@@ -1652,7 +1669,7 @@ def parse_metadata(text, settings):
     if not whole or not 2 <= len(classes) <= MAX_CLASSES or classes != sorted(set(classes)):
         raise ValueError("what it says about itself is damaged")
     for name in classes:  # photos are sorted into folders of these names
-        if not re.fullmatch(r"(?!\.\.?$)[^/\\\0\ud800-\udfff]+", name):
+        if not is_folder_name(name):
             raise ValueError(f"its class {name} cannot be a folder")
     if "rung" in stored:  # version 1.0 did not say this in a word
         info["tta"] = (recipe.get("--recipe"), recipe.get("--no-augment")) == ("best", True)
@@ -1962,9 +1979,7 @@ def new_figure(size, rows=1, **more):
     """An empty Figure of so many inches, and its axes, one below the other: (rows,)."""
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports its cache
     warnings.filterwarnings("ignore", "Glyph")  # names may be in any script, its font is not
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    figure = matplotlib_figure.Figure(figsize=size, dpi=120, layout="constrained")
     figure._repr_png_ = lambda: pack_figure(figure)  # what a notebook shows, even without pyplot
     return figure, figure.subplots(rows, squeeze=False, **more)[:, 0]
 
@@ -2031,11 +2046,11 @@ def tile(pictures, columns=16, gap=1):
 
 def overlay_heatmap(photo, heat, strength=0.4):
     """A photo, uint8 (H, W, 3), and beside it the same under a heatmap (h, w), 0 blue to 1 red."""
-    from matplotlib import colormaps
-
     size = photo.shape[1::-1]
     grown = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
-    colours = colormaps["turbo"](np.asarray(grown).clip(0, 1))[..., :3] * 255  # (H, W, 3)
+    colours = (
+        matplotlib.colormaps["turbo"](np.asarray(grown).clip(0, 1))[..., :3] * 255
+    )  # (H, W, 3)
     warm = np.rint((1 - strength) * photo + strength * colours).astype(np.uint8)
     return tile(np.stack([photo, warm], axis=2), columns=2, gap=8)
 
@@ -2171,8 +2186,10 @@ def begin_training(classifier, data, policy, key):
         model.set_weights(net.model.get_weights())
     steps = settings.steps or math.ceil(len(data.splits["train"][1]) / settings.batch_size)
     trainer.compile(steps, history, classifier.info["summary"]["best_epoch"] if history else 0)
-    if resumes:
-        trainer.resume(about[1], arrays)
+    try:
+        trainer.resume(about[1], arrays) if resumes else None
+    except (ValueError, TypeError, LookupError) as error:  # of another Keras, or changed
+        raise CatDogError(f"{path} is damaged: {reason(error)}", "Say --no-resume") from None
     return trainer, goes_on
 
 
@@ -2299,6 +2316,8 @@ class CatDogClassifier:
         data = read_data(folder, self.size, expected, self.console)
         count = len(data.splits["train"][1])
         self.settings = default_epochs(self.settings, count, data.is_synthetic)
+        if self.net and self.net.info["classes"] != list(data.classes):
+            self.net = None  # made for other classes, and not trained
         self.classes = data.classes
         return data
 
@@ -2401,7 +2420,7 @@ class CatDogClassifier:
         Those of `classification_scores` and `precision_recall`, and the classes.
         """
         predictor = self.ready()
-        listed = list_split(directory or self.settings.dataset, split, self.classes)
+        listed = list_split(directory or self.settings.dataset, split, self.classes, some=True)
         photos, labels = load_photos(listed, self.size, self.console)
         found = predictor(photos)
         scores = classification_scores(found, labels) | precision_recall(found, labels)
@@ -2419,11 +2438,11 @@ class CatDogClassifier:
         (answer,) = self.predict([path])
         heat = overlay_heatmap(whole, grad_cam(self.model, photo, self.classes.index(answer.label)))
         said = f"{os.path.basename(path)[-40:]}: {answer.label} {percent(answer.confidence)}"
-        augment, seed = RECIPES[self.settings.recipe].augment, self.settings.seed or 0
-        versions = tile(augmented_versions(photo, augment, seed), 4)
+        recipe, seed = self.info["recipe"].get("recipe", "best"), self.settings.seed or 0
+        versions = tile(augmented_versions(photo, RECIPES[recipe].augment, seed), 4)
         figures = {"heatmap": draw_pictures([(f"{said}, seen most where it is red", heat)])}
         figures["activations"] = draw_activations(self.model, photo)
-        title = "as training by this recipe sees it, anew each time"
+        title = f"as training by the recipe {recipe} sees it, anew each time"
         return answer, figures | {"augmented": draw_pictures([(title, versions)])}
 
 
@@ -2559,7 +2578,8 @@ def classify(classifier, arguments):
         there = f"{copies[True]} copied, {copies[False]} there already"
         console.say(f"{escape_control(folder)}: {there}")
     if arguments.report:
-        save_page(arguments, console, f"{', '.join(sources)}: {len(rows)} files", *by_verdict(rows))
+        where = sources[0] if len(sources) == 1 else f"{len(sources)} places"
+        save_page(arguments, console, f"{where}: {len(rows)} files", *by_verdict(rows))
     return int(bool(unread))
 
 
@@ -2673,7 +2693,7 @@ def evaluate(classifier, arguments):
     lines = "\n".join(score_lines(scores))
     emit(arguments, {"dataset": dataset, "split": "test", **scores}, lines)
     if arguments.report:
-        for name, paths in list_split(dataset, "test", classifier.classes).items():
+        for name, paths in list_split(dataset, "test").items():
             rows = (row for row in classifier.predict_each(paths) if row.label not in (None, name))
             wrong += [(row.confidence, row.path, f"{row.label}, is {name}") for row in rows]
         wrong = [(path, f"{percent(sure)} {said}") for sure, path, said in sorted(wrong)[::-1]]
@@ -2715,7 +2735,7 @@ def explain(classifier, arguments):
         except PhotoError as error:
             classifier.console.warn(f"{escape_control(path)}: {error}")
             code = 1
-    tell(classifier) if classifier.info else None
+    tell(classifier)
     return code
 
 
@@ -2778,7 +2798,7 @@ def run(arguments):
         raise UsageError("these are two actions", "Say one after the other")
     for name, actions in GOES_WITH.items():
         flag, value = f"--{name.replace('_', '-')}", given.get(name)
-        if value not in (None, False) and action not in actions:
+        if value is not None and value is not False and action not in actions:
             flags = ", ".join(each.__doc__.partition(":")[0] for each in actions)
             raise UsageError(f"{flag} goes with {flags}")
         if value == "" or (name == "report" and value and not value.lower().endswith(".html")):

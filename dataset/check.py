@@ -300,7 +300,7 @@ def check_dataset(folder, console, net=None):
     files = index_dataset(folder)
     rows = [row for row in files if row[2]] or files
     names = sorted({label for *_, label in rows if label})
-    if net and names and names != sorted(net.classes):
+    if net and names and not set(names) <= set(net.classes):
         found = f"{folder} holds {', '.join(names)} instead of {', '.join(net.classes)}"
         raise program.CatDogError(found, "Leave out --weights")
     reads = console.watch("checking", program.read_photos(rows, SIDE, inspect_photo), len(rows))

@@ -71,7 +71,7 @@ def append(answer, part, start, total, console):
 def receive(url, part, dataset, console):
     """Ask once for the rest of a download; True if the file is whole now, False if it was cut.
 
-    Raises CatDogError where the server sends nothing, or something else; CatDogError.
+    Raises CatDogError, also where the server sends nothing, or something else.
     """
     before = size_of(part)
     headers = {"User-Agent": program.PROGRAM} | ({"Range": f"bytes={before}-"} if before else {})

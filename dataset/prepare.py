@@ -23,13 +23,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import CatDogClassifier as program  # noqa: E402 (it lies one folder up)
-from CatDogClassifier import SPLITS, CatDogError, PhotoError, UsageError  # noqa: E402
+from CatDogClassifier import NEITHER, SPLITS, CatDogError, PhotoError, UsageError  # noqa: E402
 from dataset import download, labels  # noqa: E402
 from dataset.download import AGAIN  # noqa: E402
 
 SIDE = 150  # photos are compared at so many pixels a side, decoded exactly
 NO_CLASSES = {*SPLITS, *program.SPLIT_ALIASES, "test1"}  # test1: Kaggle's photos without labels
-NEITHER, NEW_FOLDER = "neither", "Name a new folder"
+NEW_FOLDER = "Name a new folder"
 
 
 # ==================================================================================================
@@ -75,7 +75,8 @@ def plan_class(name, photos, digests, split, owners):
     They fill train, then validation, then test. `digests` yields (path, digest or PhotoError);
     `owners`, {digest: path in NEW}, gets those of this class. Raises CatDogError.
     """
-    around = os.path.commonpath(map(os.path.dirname, photos)) if name == NEITHER else None
+    folders = [os.path.dirname(os.path.abspath(path)) for path in photos]
+    around = os.path.commonpath(folders) if name == NEITHER else None
     plan, skipped = {}, {}
     if isinstance(split[0], float):  # shares are those of what can be read
         digests = list(digests)
@@ -85,7 +86,7 @@ def plan_class(name, photos, digests, split, owners):
         if len(plan) == ends[-1]:
             break
         part = SPLITS[sum(len(plan) >= end for end in ends)]
-        own = os.path.relpath(path, around).replace(os.sep, "-") if around else path
+        own = os.path.relpath(path, around).replace(os.sep, "-") if around is not None else path
         target = Path(part, name, os.path.basename(own))
         if isinstance(found, PhotoError):
             skipped[path] = str(found)
@@ -148,7 +149,9 @@ def list_neither(folder, classes, dataset):
         raise CatDogError(problem or f"there is no folder {folder}", "Name another --neither")
     if Path(os.path.realpath(dataset)).is_relative_to(os.path.realpath(folder)):
         raise CatDogError(f"{dataset} lies in {folder}, which is never changed", NEW_FOLDER)
-    return [path for path in program.list_photos(folder) if not os.path.isdir(path)]
+    if photos := [path for path in program.list_photos(folder) if not os.path.isdir(path)]:
+        return photos
+    raise CatDogError(f"{folder} holds no photos", "Name another --neither")
 
 
 def files_to_copy(plan, opening, dataset):

@@ -316,10 +316,14 @@ def test_neither_is_a_class_of_whole_kinds_whatever_its_subfolders(flat, new, tm
     assert row(flat, new, *NUMBERS, "--neither", others)["copied"] == 0
 
 
-@pytest.mark.parametrize("name", ["none", "others"])
-def test_a_neither_that_cannot_be_is_one_line(flat, tmp_path, prepare, name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("none", "there is no folder"), ("empty", "holds no photos"), ("others", "is never changed")],
+)
+def test_a_neither_that_cannot_be_is_one_line(flat, tmp_path, prepare, name, words):
     touch(tmp_path / "others", "1.png")
+    (tmp_path / "empty").mkdir()
     line = flat, tmp_path / "others" / "new", *NUMBERS, "--neither", tmp_path / name
     code, out, err = prepare(*line)
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert ("there is no folder" if name == "none" else "which is never changed") in err
+    assert words in err
