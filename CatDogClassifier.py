@@ -38,7 +38,6 @@ import shlex
 import shutil
 import signal
 import stat
-import struct
 import sys
 import tempfile
 import threading
@@ -415,49 +414,34 @@ net_of = functools.partial  # a builder, some of its arguments chosen
 DEFAULT = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initializer="he_normal")
 FOUR, HANDS = net_of(convnet, filters=(32, 64, 128, 128)), net_of(convnet, units=(25, 12))
 DIGITS = net_of(convnet, filters=(32, 64, 64), units=(64,), channels=1, last_pool=False)
-DROPOUT, HEAD = net_of(FOUR, dropout=0.5), net_of(transfer_model, dropout=0.5)
-PLAIN, STEPS, LONG, ADAM = (
-    {"augment": False},
-    {"steps": 100},
-    {"epochs": 100},
-    {"optimizer": "adam"},
+DROPOUT, BASED, HEAD = (
+    net_of(FOUR, dropout=0.5),
+    transfer_model,
+    net_of(transfer_model, dropout=0.5),
 )
+PLAIN, STEPS, LONG = {"augment": False}, {"steps": 100}, {"epochs": 100}
 SLOW, SLOWER, SLOWEST = ({"learning_rate": rate} for rate in (1e-4, 2e-5, 1e-5))
 B20, B50, B64 = ({"batch_size": count} for count in (20, 50, 64))
-GROWING = {"size": 160, "progressive_sizes": (64, 80, 96, 112), "best": {"learning_rate": 0.002}}
+ONCE, FROZEN = {"transfer": "features"}, {"transfer": "frozen"}
 LAST = {"transfer": "last block", "warm_start": "frozen"}
-GREY = {"size": 28, "channels": 1, "classes": 10}
+GROWING = {"size": 160, "progressive_sizes": (64, 80, 96, 112), "best": {"learning_rate": 0.002}}
+GREY, SIX = {"size": 28, "channels": 1, "classes": 10}, {"size": 64, "classes": 6}
+ADAM = {"optimizer": "adam"}
 ARCHITECTURES = {
     "default": Architecture(DEFAULT, "five convolutions, dropout, augmentation: small, quick"),
     "baseline": Architecture(FOUR, "four convolutions, without augmentation", PLAIN | SLOW | B20),
     "dropout": Architecture(DROPOUT, "the same with dropout and augmentation", LONG, STEPS | SLOW),
     "residual": Architecture(residual, "our own: the best from scratch", B64, **GROWING),
-    "features": Architecture(
-        HEAD, "a base describes each photo once: quick", PLAIN | SLOWER | B20, transfer="features"
-    ),
-    "frozen": Architecture(
-        transfer_model, "a base before the head: slow", STEPS | SLOWER, transfer="frozen"
-    ),
+    "features": Architecture(HEAD, "a base describes photos once", PLAIN | SLOWER | B20, **ONCE),
+    "frozen": Architecture(BASED, "a base before the head: slow", STEPS | SLOWER, **FROZEN),
     "finetune_plain": Architecture(
-        transfer_model, "then its last block learns too", PLAIN | SLOWEST | B20 | LONG, **LAST
+        BASED, "its end learns too", PLAIN | SLOWEST | B20 | LONG, **LAST
     ),
-    "finetune": Architecture(
-        transfer_model, "the same with augmentation", STEPS | SLOWEST | LONG, **LAST
-    ),
+    "finetune": Architecture(BASED, "the same, augmented", STEPS | SLOWEST | LONG, **LAST),
     "imagenet": Architecture(imagenet, "a base as it is, 1,000 classes", size=224, classes=1000),
-    "happy": Architecture(
-        happy_faces,
-        "happy faces: one 7 x 7 convolution",
-        PLAIN | B50 | {"epochs": 40},
-        ADAM,
-        size=64,
-    ),
-    "mnist": Architecture(
-        DIGITS, "digits, 28 x 28 grey pixels", PLAIN | B64 | {"epochs": 5}, **GREY
-    ),
-    "signs": Architecture(
-        HANDS, "hands that show 0 to 5", PLAIN | {"epochs": 300}, ADAM | SLOW, size=64, classes=6
-    ),
+    "happy": Architecture(happy_faces, "happy faces", PLAIN | B50 | {"epochs": 40}, ADAM, size=64),
+    "mnist": Architecture(DIGITS, "28 x 28 grey digits", PLAIN | B64 | {"epochs": 5}, **GREY),
+    "signs": Architecture(HANDS, "0 to 5 fingers", PLAIN | {"epochs": 300}, ADAM | SLOW, **SIX),
 }
 
 
@@ -514,9 +498,6 @@ MAX_CLASSES, MAX_TEXT = 100, 65_536  # classes of a net; bytes of a text in a we
 READ_AHEAD = 128  # photos that are read while earlier ones are classified
 DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the drawings in dataset/
 LARGE_PHOTOS = ThreadPoolExecutor(1)  # one at a time, in one thread: each may take a gigabyte
-# All that Pillow's readers are known to raise on damaged data: a refusal, not a bug.
-UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, MemoryError)
-UNREADABLE += (ArithmeticError, RuntimeError, AttributeError, struct.error)
 # What a file looks like that this program may replace, for it has written that.
 OURS = rb'\x89HDF.*"program": "CatDogClassifier|\x89PNG.*Software\x00CatDogClassifier'
 OURS += rb'|<!doctype html>.*content="CatDogClassifier"|PK\x03\x04.*CatDogClassifier\.npy'
@@ -688,7 +669,9 @@ def open_image(path, opening=open_regular):
         apple = Path(path).suffix.lower() in (".heic", ".heif", ".avif")
         formats = ", ".join(PHOTO_FORMATS) + (")" if not apple else "); convert it to JPEG first")
         raise PhotoError(f"not a photo that can be read ({formats}") from None
-    except UNREADABLE as error:
+    except PhotoError:
+        raise
+    except Exception as error:  # noqa: BLE001 (Pillow's readers raise all kinds on damaged data)
         kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
         raise PhotoError(f"cannot be read: {kind}{reason(error)}") from None
 
@@ -726,7 +709,7 @@ def resize_square(image, size):
     """An opened image as uint8 (size, size, 3) RGB, upright; closed, to free its memory."""
     image.load()  # what is damaged says so here, and only here
     turned = image
-    with contextlib.suppress(*UNREADABLE):  # a broken EXIF block never loses a photo
+    with contextlib.suppress(Exception):  # a broken EXIF block never loses a photo
         turned = ImageOps.exif_transpose(image)
     if turned.mode.startswith("I"):
         grey = np.asarray(turned).clip(0, 65535) // 256  # scaled to 8 bits instead of clipped
@@ -1620,9 +1603,6 @@ def calibrate(forward, info, splits):
 # ==================================================================================================
 
 MAX_ITEMS, MAX_DEPTH, MAX_TEXTS = 10_000, 9, 512  # of a weights file; texts in a list
-# What h5py is known to raise on damaged files.
-DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
-DAMAGED += (SystemError,)
 # What version 1.0 called what it knew of a net.
 OLD_NAMES = {"rung": "architecture", "drawings": "is_synthetic", "certainty": "risk_coverage"}
 # A Keras model and its metadata, see `new_info`: what a weights file holds.
@@ -1753,7 +1733,9 @@ def open_h5(path, limit=1_000_000_000):
         with open_regular(path, limit) as opened, h5py.File(opened, "r") as file:
             check_plain(file)
             yield file
-    except DAMAGED as error:
+    except CatDogError:
+        raise
+    except Exception as error:  # noqa: BLE001 (h5py raises all kinds on damaged files)
         why = reason(error) if isinstance(error, OSError) else error
         fix = "Train anew, or name another --weights"
         raise CatDogError(f"{path} is not a weights file that can be read ({why})", fix) from None
@@ -1822,8 +1804,8 @@ def load_net(path, settings):
     info = read_metadata(path, settings)
     settings = matching_settings(settings, info, path)
     start_tensorflow(settings)
-    policy = settings.answer_policy
-    model = build_model(settings.model, settings.base, len(info["classes"]), policy)
+    classes, policy = len(info["classes"]), settings.answer_policy
+    model = build_model(settings.model, settings.base, classes, policy)
     load_h5(path, model)
     return Net(compile_model(model, settings), info)
 
@@ -2091,9 +2073,8 @@ PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }}
 body {{ max-width: 70rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere }}
-pre {{ overflow-x: auto }}
+pre {{ overflow-x: auto }} figure {{ margin: 0; font-size: .8rem }}
 div {{ display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)) }}
-figure {{ margin: 0; font-size: .8rem }}
 img {{ width: 100%; aspect-ratio: 1; object-fit: contain }}
 </style>
 <h1>{title}</h1>
@@ -2114,7 +2095,8 @@ def gallery_page(path, title, text, sections):
     def plain(words):
         return html.escape(escape_control(words))
 
-    folder, body = os.path.dirname(os.path.abspath(path)), [f"<pre>{html.escape(text)}</pre>"]
+    folder = os.path.dirname(os.path.abspath(path))
+    body = [f"<pre>{html.escape(text)}</pre>"] if text else []
     for heading, photos in sections:
         body.append(f"<h2>{plain(heading)}: {len(photos)}</h2>\n<div>")
         for photo, caption in photos:

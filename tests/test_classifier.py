@@ -583,7 +583,7 @@ def test_missing_weights_are_the_same_mistake_with_and_without_litert(
             CatDogClassifier(weights=str(path), quiet=True).predict("x.jpg")
 
 
-@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("installed", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_after_an_answer_the_weights_that_gave_it_count_with_and_without_litert(
     installed, dataset, learned, tmp_path, monkeypatch, request
 ):

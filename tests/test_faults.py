@@ -643,8 +643,9 @@ def test_results_that_cannot_be_printed_are_one_line(server, dataset, whole, tmp
     assert run.said.splitlines()[-1] == "CatDogClassifier: output: No space left on device"
 
 
+@pytest.mark.slow
 @posix
-@pytest.mark.parametrize("closed", ["0<&- 1>&- 2>&-", pytest.param("2>&-", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("closed", ["0<&- 1>&- 2>&-", "2>&-"])
 def test_closed_streams_do_not_matter(dataset, tmp_path, closed):
     line = f'"{sys.executable}" "{PROGRAM}" "$@" {closed}'
     settings = {"dataset": dataset, "weights": tmp_path / "net.h5", **SMALL, "epochs": 1}

@@ -183,7 +183,13 @@ def same(one, other):
     return all(map(np.array_equal, one.get_weights(), other.get_weights()))
 
 
-@pytest.mark.parametrize("name", sorted({*NETS} - {"dropout", "frozen", "finetune"}))
+SLOW_NETS = ["finetune_plain", "residual"]
+SAVED = sorted({*NETS} - {"dropout", "frozen", "finetune"} - {*SLOW_NETS})
+
+
+@pytest.mark.parametrize(
+    "name", [*SAVED, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW_NETS)]
+)
 def test_a_saved_net_loads_whatever_trained_then_and_trains_now(name, tmp_path):
     model, other = scrambled(name, 3), build_model(name, SMALL, 3)
     size, channels = model.input_shape[1], model.input_shape[3]
@@ -405,6 +411,7 @@ def test_features_are_what_a_base_sees(pretrained, dataset):
     assert found == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_head_that_learned_from_features_answers_for_photos(pretrained, dataset, tmp_path):
     settings = {"model": "features", "base": SMALL, "base_weights": pretrained, "batch_size": 20}
     classifier = quick(tmp_path, **settings, learning_rate=0.001, epochs=3)
@@ -625,6 +632,7 @@ def test_muon_is_what_jordan_wrote_for_kernels_and_adamw_for_all_else():
         np.testing.assert_allclose(variable.numpy(), array, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_crops_that_residual_learns_from_grow(dataset, tmp_path, monkeypatch):
     def fit(self, train, validation_data, callbacks, initial_epoch, epochs, **more):
         for epoch in range(initial_epoch, epochs):

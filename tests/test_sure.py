@@ -109,7 +109,11 @@ def test_only_what_the_net_is_in_doubt_of_is_looked_at_in_the_mirror_too(classes
 
 @pytest.mark.parametrize(
     ("recipe", "augment", "twice"),
-    [("best", True, True), ("best", False, False), ("tutorial", True, False)],
+    [
+        ("best", True, True),
+        ("tutorial", True, False),
+        pytest.param("best", False, False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_calibrates_and_what_learned_from_mirrored_photos_looks_twice(
     recipe, augment, twice, dataset, tmp_path
@@ -207,6 +211,7 @@ def test_the_class_abstains_as_the_command_line_does(risk, unsure, colours, holi
     assert [row.verdict for row in rows].count("unsure") == unsure
 
 
+@pytest.mark.slow
 def test_a_training_that_is_stopped_does_not_know_how_far_it_can_be_relied_on(
     dataset, tmp_path, monkeypatch, run
 ):
