@@ -2554,7 +2554,7 @@ def classify(classifier, arguments):
     console.clear()
     if not answers:
         raise CatDogError(f"there are no photos in {', '.join(sources)}")
-    tell(classifier)
+    tell(classifier) if answers.total() > len(unread) else None
     tell_counts(console, answers, classes, unread)
     if folder:
         there = f"{copies[True]} copied, {copies[False]} there already"
@@ -2747,7 +2747,7 @@ def build_parser():
     for setting in fields(Settings)[:-1]:
         add_setting(group, setting)
     add = group.add_argument
-    add("--sort-into", metavar="DIR", help="copy each photo into DIR/cat, DIR/dog, DIR/unsure")
+    add("--sort-into", metavar="DIR", help="copy each photo into DIR/cat, ..., DIR/unsure")
     add("--report", metavar="FILE.html", help="make a web page of the answers, or the mistakes")
     add = group.add_mutually_exclusive_group().add_argument
     add("--json", action="store_true", help="print JSON")

@@ -260,7 +260,7 @@ def main(argv=None):
     """Make a dataset and print the result; the exit code."""
     arguments = build_parser().parse_intermixed_args(argv)
     console, escape = program.Console(arguments.quiet), program.escape_control
-    if len(arguments.folders) != 2 - arguments.download:
+    if len(arguments.folders) != 2 - arguments.download or "" in arguments.folders:
         fix = f"{NEW_FOLDER}: python dataset/prepare.py SOURCE NEW, or --download NEW"
         raise UsageError("it is not clear where the photos are and where they shall go", fix)
     *source, dataset = arguments.folders
