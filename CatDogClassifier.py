@@ -669,7 +669,7 @@ def open_image(path, opening=open_regular):
         apple = Path(path).suffix.lower() in (".heic", ".heif", ".avif")
         formats = ", ".join(PHOTO_FORMATS) + (")" if not apple else "); convert it to JPEG first")
         raise PhotoError(f"not a photo that can be read ({formats}") from None
-    except PhotoError:
+    except CatDogError:
         raise
     except Exception as error:  # noqa: BLE001 (Pillow's readers raise all kinds on damaged data)
         kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "

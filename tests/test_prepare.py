@@ -275,7 +275,8 @@ WRONG = [
     (["flat", "new", "--url", "https://example.org/x.zip"], 2, "go with --download"),
     (["flat", "new", "--sha256", "0" * 64], 2, "go with --download"),
     (["flat", "new", "--bogus"], 2, "unrecognized arguments: --bogus"),
-    (["", "new"], 1, "there is no folder"),
+    (["", "new"], 2, "Name a new folder"),
+    (["flat", ""], 2, "Name a new folder"),
     (["no\x1b[2J", "new"], 1, r"there is no folder no\x1b[2J"),
 ]
 
