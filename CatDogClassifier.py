@@ -303,10 +303,10 @@ def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
         """Two convolutions learn what to add to their input, two small layers to weigh it."""
         change = convolution(maps, count, f"{name}_1")  # (N, H, W, count)
         change = convolution(change, count, f"{name}_2", rectified=False)
-        seen = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_averages")(change)
-        seen = layers.Dense(count // 8, "relu", name=f"{name}_seen")(seen)  # (N, 1, 1, count / 8)
+        means = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_averages")(change)
+        few = layers.Dense(count // 8, "relu", name=f"{name}_seen")(means)  # (N, 1, 1, count / 8)
         gates = layers.Dense(count, "sigmoid", name=f"{name}_gates")  # 0..1
-        change = layers.Multiply(name=f"{name}_weighed")([change, gates(seen)])
+        change = layers.Multiply(name=f"{name}_weighed")([change, gates(few)])
         return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([maps, change]))
 
     photos = keras.Input((size, size, 3))  # (N, 160, 160, 3)
@@ -320,6 +320,11 @@ def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
     return keras.Model(photos, output_layer(classes, "answer")(averages))
 
 
+# How the blocks of EfficientNet-Lite0 widen, their maps, repeats, stride of the first, kernel.
+LITE_BLOCKS = (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3)
+LITE_BLOCKS += (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3)
+
+
 def efficientnet_lite0(pixels):
     """EfficientNet-Lite0 without its head, made for CPUs: pixels 0..255 -> (N, 1280); 3,413,024.
 
@@ -331,9 +336,8 @@ def efficientnet_lite0(pixels):
         """A normalized convolution; without a count of each map alone (depthwise)."""
         kind = {"strides": stride, "padding": "same", "use_bias": False, "name": name}
         make = functools.partial(layers.Conv2D, count) if count else layers.DepthwiseConv2D
-        maps = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_norm")(
-            make(kernel, **kind)(maps)
-        )
+        maps = make(kernel, **kind)(maps)  # (N, H / stride, W / stride, count)
+        maps = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_norm")(maps)
         return layers.ReLU(6.0, name=f"{name}_relu")(maps) if rectified else maps
 
     maps = layers.Rescaling(1 / 128, -127 / 128, name="normalized")(pixels)  # about -1..1
@@ -350,9 +354,6 @@ def efficientnet_lite0(pixels):
     return layers.GlobalAveragePooling2D(name="averages")(maps)  # (N, 1280)
 
 
-# How its blocks widen, their maps, repeats, stride of the first, kernel.
-LITE_BLOCKS = (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3)
-LITE_BLOCKS += (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3)
 # A pretrained net: its module and function in keras.applications, or our function; the side of its
 # photos in pixels; whether to take averages of its last maps ("avg") or these; the layer that its
 # last block begins with, where the maps get smallest; what else its function wants.
@@ -414,11 +415,8 @@ net_of = functools.partial  # a builder, some of its arguments chosen
 DEFAULT = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initializer="he_normal")
 FOUR, HANDS = net_of(convnet, filters=(32, 64, 128, 128)), net_of(convnet, units=(25, 12))
 DIGITS = net_of(convnet, filters=(32, 64, 64), units=(64,), channels=1, last_pool=False)
-DROPOUT, BASED, HEAD = (
-    net_of(FOUR, dropout=0.5),
-    transfer_model,
-    net_of(transfer_model, dropout=0.5),
-)
+DROPOUT, HEAD = net_of(FOUR, dropout=0.5), net_of(transfer_model, dropout=0.5)
+BASED = transfer_model  # the same without dropout
 PLAIN, STEPS, LONG = {"augment": False}, {"steps": 100}, {"epochs": 100}
 SLOW, SLOWER, SLOWEST = ({"learning_rate": rate} for rate in (1e-4, 2e-5, 1e-5))
 B20, B50, B64 = ({"batch_size": count} for count in (20, 50, 64))
@@ -594,8 +592,8 @@ def is_system_file(name):
 def list_photos(folder):
     """Yield the paths of all files under a folder, sorted; links to folders are not followed.
 
-    System files are left out: what is a photo is decided by reading it. So is a folder that cannot
-    be listed, which is yielded itself.
+    Only system files are left out: what is a photo is decided by reading it. A folder that cannot
+    be listed is yielded itself, for reading it tells why.
     """
     top = os.fspath(folder)
     levels, folders = [iter([top])], {top}  # a stack: folders may lie deeper than Python's
@@ -688,7 +686,7 @@ def read_photo(path, size):
 
 
 def decode(image, file, size, exact=False):
-    """An opened image as uint8 (size, size, 3); unless `exact` a large JPEG at 1/2, 1/4 or 1/8."""
+    """An opened image as uint8 (size, size, 3), or PhotoError; not `exact`: JPEGs are reduced."""
     pixels, progressive = math.prod(image.size), image.info.get("progressive")
     if not exact or pixels > MANY_PIXELS:
         image.draft("RGB", (2 * size, 2 * size))
@@ -718,15 +716,16 @@ def resize_square(image, size):
         turned = turned.convert("RGBA")
         turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
     filtered = {"resample": Image.Resampling.BILINEAR, "reducing_gap": 3.0}
-    squashed = turned.convert("RGB").resize((size, size), **filtered)
+    square = turned.convert("RGB").resize((size, size), **filtered)
     image.close()
-    return np.asarray(squashed)
+    return np.asarray(square)
 
 
 def read_photos(paths, size, read=read_photo):
     """Yield (path, photo or PhotoError) of any iterable in order, read ahead in threads."""
 
     def attempt(path):
+        """The photo, or what is wrong with it."""
         try:
             return path, read(path, size)
         except PhotoError as error:
@@ -935,10 +934,9 @@ def draw_epoch(photos, labels, order, batch_size, rng, augment, side):
 def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, steps=0, side=None):
     """A tf.data.Dataset of (float32 (B, S, S, C) in 0..1, labels); the last batch may be smaller.
 
-    Labels are (B, 1), 0 or 1, for two classes, one-hot (B, classes) for more. Where classes are
-    unequal a third part weighs each photo, (B, 1), so that all count the same. What is not uint8
-    passes as it is: features. A numpy Generator shuffles the photos anew in each pass and, with
-    `draw_affines` or `draw_crops`, augments them: all that is random comes from it, in order.
+    Labels are (B, 1), 0 or 1, or one-hot (B, classes). Where classes are unequal a third part weighs
+    each photo, (B, 1), so that all count the same. Features, not uint8, pass as they are. A numpy
+    Generator shuffles anew in each pass and augments; all that is random comes from it, in order.
     `steps` of an epoch, 0 for one pass; `side()` tells the side of augmented photos in each epoch.
     """
     wanted, count = steps * batch_size or len(photos), len(photos)
@@ -948,12 +946,14 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
     compiled = tf.function(warp, jit_compile=True)
 
     def draw():
+        """One epoch, see `draw_epoch`."""
         pixels, passes = side() if side else photos.shape[1], range(0, wanted, count)
         order = [np.arange(count) if rng is None else rng.permutation(count) for _ in passes]
         order = np.concatenate(order)[:wanted]
         return draw_epoch(photos, labels, order, batch_size, rng, augment, pixels)
 
     def finish(batch, labels, affines, pixels):
+        """A batch as the net takes it."""
         places = tf.cast(labels, tf.int32)  # (B, 1)
         hot = tf.one_hot(places[:, 0], classes) if classes > 2 else labels
         changed = compiled(batch, affines, pixels if side else None) if augment else None
@@ -1076,6 +1076,7 @@ def muon():
         """Kernels of convolutions have four axes: height, width, channels in and out."""
 
         def update_step(self, gradient, variable, learning_rate):
+            """What Keras calls for each variable."""
             if len(variable.shape) != 4:
                 super().update_step(gradient, variable, learning_rate)
                 return
@@ -1424,11 +1425,11 @@ def precision_recall(probabilities, labels):
     table = np.zeros((probabilities.shape[1],) * 2, int)
     np.add.at(table, (labels[:, 0].astype(int), probabilities.argmax(axis=1)), 1)
 
-    def shares(counts):
+    def ratios(counts):
         pairs = zip(table.diagonal(), counts, strict=True)
         return [int(right) / int(count) if count else None for right, count in pairs]
 
-    found = {"precision": shares(table.sum(axis=0)), "recall": shares(table.sum(axis=1))}
+    found = {"precision": ratios(table.sum(axis=0)), "recall": ratios(table.sum(axis=1))}
     known = [share for share in found["recall"] if share is not None]
     return {"confusion": table.tolist(), **found, "balanced_accuracy": sum(known) / len(known)}
 
@@ -1560,6 +1561,7 @@ def litert_forward(content, batch_size=4):
         interpreter.allocate_tensors()
 
     def forward(photos):
+        """Outputs for uint8 photos (N, S, S, 3), some at a time."""
         found = []
         for start in range(0, len(photos), batch_size):
             batch = to_float(photos[start : start + batch_size], given["shape"][-1])
@@ -1710,6 +1712,7 @@ def check_plain(file):
     count = itertools.count(1)
 
     def oddity(name, link):
+        """What is wrong with one object of the file, None if nothing is."""
         if (
             type(link) is not h5py.HardLink
             or name.count("/") > MAX_DEPTH
@@ -2464,7 +2467,7 @@ def emit(arguments, record, text):
 
 
 def train(classifier, arguments):
-    """train: train, print the summary."""
+    """No action: train, print the summary."""
     classifier.train()
     summary, folder = classifier.info["summary"], os.path.dirname(classifier.settings.weights)
     emit(arguments, summary, "\n".join(summary_lines(summary, folder)))
@@ -2512,8 +2515,8 @@ def tell(classifier):
     if least > 1:
         say("It abstains from all: no confidence was enough for so few errors in validation.")
     elif classifier.settings.unsure is not None:
-        told = f"{percent(wrong)} were wrong, and it abstained from {percent(left)}"
-        say(f"Below {percent(least)} it is unsure: of its other answers in validation {told}.")
+        rest = f"{percent(wrong)} were wrong, and it abstained from {percent(left)}"
+        say(f"Below {percent(least)} it is unsure: of its other answers in validation {rest}.")
 
 
 def photo_paths(sources):
@@ -2721,7 +2724,8 @@ def explain(classifier, arguments):
     return code
 
 
-# What means something to some actions only, those whose explanations begin with these flags.
+FLAGS = {classify: "-f, -d", explain: "--explain", evaluate: "--evaluate"}
+# What means something to some actions only.
 GOES_WITH = {"sort_into": [classify], "csv": [classify], "unsure": [classify, explain]}
 GOES_WITH["report"] = [classify, evaluate]
 
@@ -2781,8 +2785,7 @@ def run(arguments):
     for name, actions in GOES_WITH.items():
         flag, value = f"--{name.replace('_', '-')}", given.get(name)
         if value is not None and value is not False and action not in actions:
-            flags = ", ".join(each.__doc__.partition(":")[0] for each in actions)
-            raise UsageError(f"{flag} goes with {flags}")
+            raise UsageError(f"{flag} goes with {', '.join(FLAGS[each] for each in actions)}")
         if value == "" or (name == "report" and value and not value.lower().endswith(".html")):
             raise UsageError(f"{flag} needs a name" + (" that ends in .html" if value else ""))
     if arguments.report:

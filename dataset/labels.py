@@ -3,6 +3,7 @@
 A folder within it is a class, or names like cat.0.jpg, dog.17.jpg tell classes apart.
 """
 
+import collections
 import os
 import re
 import sys
@@ -49,5 +50,7 @@ def check_classes(where, classes, fix):
 
 def by_class(rows):
     """The [(path, class)] of `list_labelled` as {class: [paths]}, sorted by class."""
-    names = sorted({name for _, name in rows if name})
-    return {name: [path for path, own in rows if own == name] for name in names}
+    classes = collections.defaultdict(list)
+    for path, name in rows:
+        classes[name].append(path)
+    return {name: classes[name] for name in sorted(filter(None, classes))}

@@ -18,6 +18,7 @@ SHIPPED = REPO / "CatDogClassifier_pretrained.h5"
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())  # by Keras
 
 
+LOG = REPO / "tests" / "measure" / "test_photos.log"
 TESTED = {"photos": 1000, "portraits": 300, "neither": 1000}  # photos that tested it, by source
 
 
@@ -140,8 +141,9 @@ def test_it_is_small_and_says_what_it_is(shipped):
     assert SHIPPED.stat().st_size <= 16e6
     assert (info["architecture"], info["base"]) == ("features", "efficientnet-lite0")
     assert (shipped.size, shipped.classes) == (224, ("cat", "dog", "neither"))
-    assert (info["is_synthetic"], info["run"]) == (False, info["run"] or None)
-    assert 0.4 < info["temperature"] < 1.25
+    assert f"run {info['run']}: {json.dumps(info['card']['test'])}" in LOG.read_text()
+    assert (info["is_synthetic"], info["tta"]) == (False, False)
+    assert info["temperature"] == pytest.approx(0.4606, abs=1e-4)
     assert info["summary"]["validation"]["total"] == 2124
     assert {name: total for name, (_, total) in info["card"]["test"].items()} == TESTED
 
@@ -150,6 +152,9 @@ def test_the_documents_quote_its_test_scores(shipped):
     card = (REPO / ".readme" / "model-card.md").read_text()
     for right, total in shipped.info["card"]["test"].values():
         assert f"{100 * right / total:.2f} % ({right} of {total}" in card
+    right, total = shipped.info["card"]["test"]["neither"]
+    for text in ((REPO / "README.md").read_text(), program.__doc__):
+        assert f"{100 * right / total:.2f} %" in text
     assert shipped.showReliability().axes[0].get_xlabel() == "confidence"
 
 
