@@ -934,8 +934,8 @@ def draw_epoch(photos, labels, order, batch_size, rng, augment, side):
 def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, steps=0, side=None):
     """A tf.data.Dataset of (float32 (B, S, S, C) in 0..1, labels); the last batch may be smaller.
 
-    Labels are (B, 1), 0 or 1, or one-hot (B, classes). Where classes are unequal a third part weighs
-    each photo, (B, 1), so that all count the same. Features, not uint8, pass as they are. A numpy
+    Labels are (B, 1), 0 or 1, or one-hot (B, classes). Where classes are unequal a third part, the
+    weights (B, 1), has all count the same. Features, not uint8, pass as they are. A numpy
     Generator shuffles anew in each pass and augments; all that is random comes from it, in order.
     `steps` of an epoch, 0 for one pass; `side()` tells the side of augmented photos in each epoch.
     """
