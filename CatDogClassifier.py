@@ -64,7 +64,6 @@ PRETRAINED = Path(__file__).resolve().with_name("CatDogClassifier_pretrained.h5"
 
 # ==================================================================================================
 # 1. Settings: every default lives here once; its text is what -h prints
-# ==================================================================================================
 
 OPTIMIZERS = ("rmsprop", "adam", "adamw", "muon", "sgd")
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -121,7 +120,6 @@ class Settings:
 
 # ==================================================================================================
 # 2. Errors and console: a problem and its fix in one line; progress
-# ==================================================================================================
 
 
 class CatDogError(Exception):
@@ -241,7 +239,6 @@ matplotlib, matplotlib_figure = Lazy("matplotlib"), Lazy("matplotlib.figure")
 
 # ==================================================================================================
 # 3. Nets: one builder per architecture, one table; (N, S, S, 3) in 0..1 -> probabilities
-# ==================================================================================================
 
 
 def output_layer(classes, name):
@@ -424,7 +421,7 @@ ONCE, FROZEN = {"transfer": "features"}, {"transfer": "frozen"}
 LAST = {"transfer": "last block", "warm_start": "frozen"}
 GROWING = {"size": 160, "progressive_sizes": (64, 80, 96, 112), "best": {"learning_rate": 0.002}}
 GREY, SIX = {"size": 28, "channels": 1, "classes": 10}, {"size": 64, "classes": 6}
-ADAM = {"optimizer": "adam"}
+ADAM, OLD_WAY, NEW_WAY = {"optimizer": "adam"}, STEPS | SLOWEST | LONG, SLOW | {"epochs": 5}
 ARCHITECTURES = {
     "default": Architecture(DEFAULT, "five convolutions, dropout, augmentation: small, quick"),
     "baseline": Architecture(FOUR, "four convolutions, without augmentation", PLAIN | SLOW | B20),
@@ -435,7 +432,7 @@ ARCHITECTURES = {
     "finetune_plain": Architecture(
         BASED, "its end learns too", PLAIN | SLOWEST | B20 | LONG, **LAST
     ),
-    "finetune": Architecture(BASED, "the same, augmented", STEPS | SLOWEST | LONG, **LAST),
+    "finetune": Architecture(HEAD, "all of it learns, slowly", {}, OLD_WAY, ADAM | NEW_WAY, **LAST),
     "imagenet": Architecture(imagenet, "a base as it is, 1,000 classes", size=224, classes=1000),
     "happy": Architecture(happy_faces, "happy faces", PLAIN | B50 | {"epochs": 40}, ADAM, size=64),
     "mnist": Architecture(DIGITS, "28 x 28 grey digits", PLAIN | B64 | {"epochs": 5}, **GREY),
@@ -481,7 +478,6 @@ def base_of(model):
 
 # ==================================================================================================
 # 4. Photos: list, label, read; files are written whole or not at all
-# ==================================================================================================
 
 SPLITS = ("train", "validation", "test")
 SPLIT_ALIASES = {"val": "validation", "valid": "validation"}
@@ -499,7 +495,7 @@ LARGE_PHOTOS = ThreadPoolExecutor(1)  # one at a time, in one thread: each may t
 # What a file looks like that this program may replace, for it has written that.
 OURS = rb'\x89HDF.*"program": "CatDogClassifier|\x89PNG.*Software\x00CatDogClassifier'
 OURS += rb'|<!doctype html>.*content="CatDogClassifier"|PK\x03\x04.*CatDogClassifier\.npy'
-OURS += rb"|epoch,(loss,acc,val_loss,val_acc|acc,loss,val_acc,val_loss)\r\n"  # 1.0 had the second
+OURS += rb"|epoch,loss,acc,val_loss,val_acc\r\n"
 
 
 def open_regular(path, limit=math.inf):
@@ -576,12 +572,9 @@ def cache_folder():
 
 
 def natural_order(names):
-    """Names sorted so that cat.2.jpg comes before cat.10.jpg: more digits, larger number."""
-
-    def sortable(digits):
-        return f"0{chr(len(digits[0].lstrip('0')))}{digits[0].lstrip('0')}"
-
-    return sorted(sorted(names), key=lambda name: re.sub(r"\d+", sortable, name.lower()))
+    """Names sorted so that cat.2.jpg comes before cat.10.jpg."""
+    longer = functools.partial(re.sub, r"\d+", lambda digits: digits[0].zfill(99))
+    return sorted(sorted(names), key=lambda name: longer(name.lower()))
 
 
 def is_system_file(name):
@@ -590,30 +583,26 @@ def is_system_file(name):
 
 
 def list_photos(folder):
-    """Yield the paths of all files under a folder, sorted; links to folders are not followed.
+    """Yield the paths of all files of a folder, sorted, then of its subfolders; links not followed.
 
     Only system files are left out: what is a photo is decided by reading it. A folder that cannot
     be listed is yielded itself, for reading it tells why.
     """
-    top = os.fspath(folder)
-    levels, folders = [iter([top])], {top}  # a stack: folders may lie deeper than Python's
-    while levels:
-        path = next(levels[-1], None)
-        if path is None:
-            levels.pop()
-        elif path not in folders:
-            yield path
-        else:
-            try:
-                names = []  # bare ones: there may be a million
-                with os.scandir(path) as entries:
-                    for entry in entries:
-                        names.append(entry.name)
-                        folders |= {entry.path} if entry.is_dir(follow_symlinks=False) else set()
-                names = natural_order(name for name in names if not is_system_file(name))
-                levels.append(map(functools.partial(os.path.join, path), names))
-            except OSError:
-                yield path
+    waiting = [os.fspath(folder)]  # a stack: folders may lie deeper than Python's
+    while waiting:
+        here = waiting.pop()
+        try:
+            names, folders = [], set()  # bare names: there may be a million
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    names.append(entry.name)
+                    folders |= {entry.name} if entry.is_dir(follow_symlinks=False) else set()
+        except OSError:
+            yield here
+            continue
+        names = natural_order(name for name in names if not is_system_file(name))
+        yield from (os.path.join(here, name) for name in names if name not in folders)
+        waiting += [os.path.join(here, name) for name in names[::-1] if name in folders]
 
 
 def subfolders(folders, aliases):
@@ -760,7 +749,6 @@ def is_drawing(path):
 
 # ==================================================================================================
 # 5. Batches: photos decoded once; augmentation, for training only, in one resampling
-# ==================================================================================================
 
 MAX_LOST = 0.1  # of the photos of a split may be unreadable; a training with more does not start
 # The tutorials' ImageDataGenerator; its shear_range is in degrees.
@@ -975,7 +963,6 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
 
 # ==================================================================================================
 # 6. Device and precision: where the net runs, in how many bits
-# ==================================================================================================
 
 # GPUs have units for 16 bits from these compute capabilities on: Volta for float16, Ampere for
 # bfloat16, which keeps the range of float32 (NVIDIA, CUDA C++ Programming Guide).
@@ -1019,7 +1006,6 @@ def start_tensorflow(settings):
 
 # ==================================================================================================
 # 7. Training: recipe, optimizer, epochs, the best of them, checkpoint and resume
-# ==================================================================================================
 
 
 # How a net is trained: where Settings differ; `anneal`: the rate rises, then falls to zero,
@@ -1034,6 +1020,7 @@ RECIPES = {
 RESUME_KEYS = ("model", "recipe", "steps", "batch_size", "optimizer", "learning_rate", "augment")
 RESUME_KEYS += ("precision", "seed")
 SHOWN, MOST_EPOCHS = 800_000, 100  # photos that "best" shows in all, in so many epochs at most
+HEAD_EPOCHS = 12  # of a new head alone, before its base learns as well
 WEIGHT_DECAY = 0.5  # of adamw and muon: kernels shrink by this times the learning rate in each step
 
 
@@ -1048,14 +1035,15 @@ def resolve_settings(given):
     if asked.model == "imagenet" and not BASES[asked.base].module:
         raise UsageError(f"{asked.base} has no classes of its own", "Name another --base")
     kind = ARCHITECTURES[asked.model]
-    recipe = "tutorial" if kind.transfer else asked.recipe  # a base wants small, constant steps
+    recipe = "tutorial" if kind.transfer and not kind.best else asked.recipe
     chosen = RECIPES[recipe].settings | kind.settings | getattr(kind, recipe) | given
     return Settings(**{**chosen, "recipe": recipe, "asked": frozenset(given)})
 
 
 def default_epochs(settings, count, is_synthetic):
     """Settings with the epochs that so many photos want, where nobody said: fewer, more often."""
-    if "epochs" in {*settings.asked, *ARCHITECTURES[settings.model].settings}:
+    kind = ARCHITECTURES[settings.model]
+    if "epochs" in {*settings.asked, *kind.settings, *getattr(kind, settings.recipe)}:
         return settings
     # Augmented, photos stay new; drawings are learned sooner.
     more = settings.recipe == "best" and settings.augment and not is_synthetic
@@ -1246,6 +1234,9 @@ class Trainer:
         model, state = self.model, self.state
         if self.kind.transfer == "features":
             self.fitted = keras.Model(model.get_layer("flatten").input, model.output)
+        elif self.kind.transfer and self.settings.recipe == "best":
+            for layer in model.layers:
+                layer.trainable = not isinstance(layer, layers.BatchNormalization)
         elif self.kind.progressive_sizes:  # the same layers for photos of any size
             alone = keras.Model(model.inputs[0], model.outputs[0])  # an optimizer can't be copied
             photos = keras.Input((None, None, 3))  # (N, any, any, 3)
@@ -1366,6 +1357,18 @@ class Trainer:
         return found | {"stop_reason": self.stop_reason or "interrupted"}
 
 
+def train_head(model, photos, labels, settings, console):
+    """The short first phase of fine-tuning: the head of a net, on what its base makes of photos.
+
+    A new head answers by chance: what it learns first would spoil a base that learned with it.
+    """
+    short = {"learning_rate": 0.001, "epochs": HEAD_EPOCHS, "steps": 0}
+    head = Trainer(model, replace(settings, model="features", **short), console)
+    batches = head.feed(photos, labels, shuffled=True)
+    head.compile(len(batches))
+    head.fitted.fit(batches, epochs=HEAD_EPOCHS, shuffle=False, verbose=0)
+
+
 def announce(trainer, data, device):
     """Say what starts, where, and how to stop it."""
     say, settings, state = trainer.console.say, trainer.settings, trainer.state
@@ -1382,7 +1385,6 @@ def announce(trainer, data, device):
 
 # ==================================================================================================
 # 8. Scores: accuracy and its interval, confusion, calibration, risk and coverage
-# ==================================================================================================
 
 
 def class_probabilities(outputs):
@@ -1502,7 +1504,6 @@ def confidence_threshold(curve, risk):
 
 # ==================================================================================================
 # 9. Prediction: photos in, probabilities out, by Keras or LiteRT
-# ==================================================================================================
 
 TTA_CONFIDENCE = 0.95  # below it a second look pays
 NEITHER = "neither"  # a class of photos that show nothing of the other ones
@@ -1602,11 +1603,9 @@ def calibrate(forward, info, splits):
 
 # ==================================================================================================
 # 10. The weights file: a net and its metadata, saved and loaded together
-# ==================================================================================================
 
 MAX_ITEMS, MAX_DEPTH, MAX_TEXTS = 10_000, 9, 512  # of a weights file; texts in a list
-# What version 1.0 called what it knew of a net.
-OLD_NAMES = {"rung": "architecture", "drawings": "is_synthetic", "certainty": "risk_coverage"}
+
 # A Keras model and its metadata, see `new_info`: what a weights file holds.
 Net = collections.namedtuple("Net", "model info")
 
@@ -1639,10 +1638,8 @@ def trained_info(trainer, data):
 
 def parse_metadata(text, settings):
     """What a weights file says of its net; nothing: one of these settings. Raises ValueError."""
-    stored = json.loads(text)
-    info = {OLD_NAMES.get(name, name): value for name, value in stored.items()}
-    info = new_info(settings, default_classes(settings.model), run="") | info
-    kind, classes, recipe = info["architecture"], info["classes"], info["recipe"]
+    info = new_info(settings, default_classes(settings.model), run="") | json.loads(text)
+    kind, classes = info["architecture"], info["classes"]
     listed = kind in list(ARCHITECTURES)  # in a list: it may be anything
     if not listed or (ARCHITECTURES[kind].transfer and info["base"] not in list(BASES)):
         raise ValueError("it is of a net that this program does not know")
@@ -1653,9 +1650,7 @@ def parse_metadata(text, settings):
     for name in classes:  # photos are sorted into folders of these names
         if not is_folder_name(name):
             raise ValueError(f"its class {name} cannot be a folder")
-    if "rung" in stored:  # version 1.0 did not say this in a word
-        info["tta"] = (recipe.get("--recipe"), recipe.get("--no-augment")) == ("best", True)
-        info["summary"] = {}
+
     for confidence, wrong, answered in info["risk_coverage"]:  # or it is damaged
         if not (0 <= confidence <= 1 and 0 <= wrong <= answered and 0 < answered < 1e12):
             raise ValueError("its risk-coverage curve is damaged")
@@ -1769,8 +1764,7 @@ def load_h5(path, model):
         if not floats or [array.shape for array in stored] != shapes:
             raise CatDogError(f"{path} holds the weights of another net", "Name another --weights")
         about, arrays = read_texts(file, "catdogclassifier"), [array[()] for array in stored]
-        old = [file[name][()] for name in ("seen", "directions") if name in file]  # of version 1.0
-        sealed = about and read_texts(file, "digest") == [digest(*about, *arrays, *old).encode()]
+        sealed = about and read_texts(file, "digest") == [digest(*about, *arrays).encode()]
         ours = about or "digest" in file.attrs  # or else of another program
         sound = not ours or (sealed and names == weight_names(model))
         if not sound or not all(np.isfinite(array).all() for array in arrays):
@@ -1902,7 +1896,6 @@ def finished_net(trainer, data, device):
 
 # ==================================================================================================
 # 11. Looking inside: what a net attends to, what its layers answer to
-# ==================================================================================================
 
 
 def last_maps(model):
@@ -1955,7 +1948,6 @@ def augmented_versions(photo, augment, seed, count=16):
 
 # ==================================================================================================
 # 12. Pictures: curves, reliability, maps in a grid, the gallery page
-# ==================================================================================================
 
 BLUE, ORANGE, GREY_LINE = "#0072B2", "#D55E00", "#666666"  # for the colour-blind: Okabe, Ito 2008
 
@@ -2113,7 +2105,6 @@ def gallery_page(path, title, text, sections):
 
 # ==================================================================================================
 # 13. The classifier: the class that ties the rooms together
-# ==================================================================================================
 
 # What lies beside the weights NAME.h5: NAME_history.csv, ...
 HISTORY, ACCURACY, LOSS = "_history.csv", "_accuracy.png", "_loss.png"
@@ -2152,7 +2143,8 @@ def begin_training(classifier, data, policy, key):
     if settings.resume and os.path.lexists(path) and not resumes:
         console.say(f"{escape_control(path)} is no checkpoint of this training, which will")
         console.say("replace it. To keep it, press Ctrl-C and name another --weights.")
-    if (before := ARCHITECTURES[settings.model].warm_start) and not goes_on and not resumes:
+    before = settings.recipe == "tutorial" and ARCHITECTURES[settings.model].warm_start
+    if before and not goes_on and not resumes:
         fix = f"Train that first, into the same --weights: --model {before}"
         if not weights.exists():
             raise CatDogError(f"{settings.model} goes on from a {before} net", fix)
@@ -2169,6 +2161,8 @@ def begin_training(classifier, data, policy, key):
     trainer = Trainer(model, settings, console, policy)
     if net:
         model.set_weights(net.model.get_weights())
+    elif settings.recipe == "best" and trainer.kind.transfer and not resumes:
+        train_head(model, *data.splits["train"], settings, console)
     steps = settings.steps or math.ceil(len(data.splits["train"][1]) / settings.batch_size)
     trainer.compile(steps, history, classifier.info["summary"]["best_epoch"] if history else 0)
     try:
@@ -2433,7 +2427,6 @@ class CatDogClassifier:
 
 # ==================================================================================================
 # 14. Command line: one short function per action
-# ==================================================================================================
 
 EXAMPLES = """\
 examples:

@@ -218,21 +218,6 @@ def saver(own, tmp_path):
     return classifier
 
 
-@pytest.mark.parametrize(("augmented", "tta"), [(True, True), (False, False)])
-def test_what_version_1_called_otherwise_is_understood(own, tmp_path, augmented, tta):
-    about = {
-        "rung": "happy",
-        "classes": ["cat", "dog"],
-        "drawings": True,
-        "certainty": [[0.9, 1, 8]],
-    }
-    about["recipe"] = {"--recipe": "best", "--no-augment": augmented}
-    path = copied(own, tmp_path, said(json.dumps(about)))
-    info = program.read_metadata(path, program.Settings())
-    assert (info["architecture"], info["tta"], info["is_synthetic"]) == ("happy", tta, True)
-    assert info["risk_coverage"] == [[0.9, 1, 8]]
-
-
 def test_before_there_is_a_net_nothing_is_saved(tmp_path):
     with pytest.raises(CatDogError, match="there is no net to save yet"):
         quick(tmp_path).save_weights()

@@ -44,7 +44,7 @@ from CatDogClassifier import (
     write_file,
 )
 
-BEST = ["--model", "features", "--base", "efficientnet-lite0"]  # what has measured best
+BEST = ["--model", "finetune", "--base", "efficientnet-lite0"]  # what has measured best
 TEST_LOG = Path(__file__).with_name("test_photos.log")
 SPLITS = {
     "train": [*range(4001), *range(4101, 7000)],
