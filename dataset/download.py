@@ -5,12 +5,14 @@ What is downloaded stays in the cache folder, as an archive that is never unpack
 
 import collections
 import errno
+import gzip
 import hashlib
 import http.client
 import io
 import os
 import shutil
 import sys
+import tarfile
 import time
 import zipfile
 from pathlib import Path, PureWindowsPath
@@ -28,6 +30,10 @@ DIGITS = "keras.datasets.mnist"
 MICROSOFT = "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F"
 PHOTOS_URL = f"{MICROSOFT}/kagglecatsanddogs_5340.zip"
 DIGITS_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+OTHERS = "caltech-101"  # Fei-Fei et al. 2004, CC BY 4.0
+OTHERS_URL = "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip"
+PETS = {"dalmatian", "wild_cat", "cougar_body", "cougar_face", "leopards", "garfield", "snoopy"}
+MAX_OTHERS = 1_000_000_000  # bytes of its photos, unpacked in memory: about 140 million
 SHA256 = {  # by which others know them
     PHOTOS_URL: "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9",
     DIGITS_URL: "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
@@ -187,6 +193,38 @@ def read_photos_archive(archive, url):
     except Exception as error:  # BadZipFile, OSError, ValueError, struct.error, ...
         raise CatDogError(f"{url} is no readable zip archive: {error}", discard(archive)) from None
     return archive_rows(url, zipped.infolist()), opening
+
+
+def fetch_others(dataset, console):
+    """The archive of Caltech-101, downloaded once, and its URL."""
+    return fetch(OTHERS_URL, dataset, console), OTHERS_URL
+
+
+def read_others_archive(archive, url):
+    """The photos of Caltech-101 but for what is like cats and dogs: [names], what opens one.
+
+    They lie in a folder per kind, in a tar archive that is compressed within the zip archive.
+    """
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            (inner,) = [name for name in zipped.namelist() if name.endswith("Categories.tar.gz")]
+            with gzip.open(zipped.open(inner)) as file:
+                content = file.read(MAX_OTHERS)
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as packed:
+            found = {item.name: item for item in packed if item.name.endswith(".jpg")}
+        names = program.natural_order(
+            name for name in found if Path(name).parent.name.lower() not in PETS
+        )
+        if not names:
+            raise ValueError("it holds no photos")
+    except Exception as error:  # zipfile, tarfile and gzip raise all kinds
+        raise CatDogError(f"{url} is not Caltech-101: {error}", discard(archive)) from None
+
+    def opening(name, limit):
+        start = found[name].offset_data
+        return io.BytesIO(content[start : start + found[name].size])
+
+    return names, opening
 
 
 def read_digits_archive(archive, url):

@@ -8,6 +8,7 @@
 With --neither FOLDER all photos under a folder, of anything but the classes, become one of their
 own: a net that shall say "neither" has to see what else there is. They are taken in the order of
 their paths, so that later kinds of things, in later subfolders, are kept to validate and to test.
+With --neither caltech-101 they are the 9,000 of Caltech-101, from the network (131 MB, CC BY 4.0).
 SOURCE is never changed, nothing is moved. Files that cannot be read are skipped and named, and so
 are photos whose very pixels are in another folder of NEW. The same command completes a broken run.
 """
@@ -142,11 +143,25 @@ def check_source(source, classes, dataset):
             raise CatDogError(f"{folder} lies in {source}, which is never changed", NEW_FOLDER)
 
 
-def list_neither(folder, classes, dataset):
-    """The paths of the photos of --neither. Raises CatDogError."""
-    if NEITHER in classes or not os.path.isdir(folder):
-        problem = "there is a class neither already" if classes.get(NEITHER) else None
-        raise CatDogError(problem or f"there is no folder {folder}", "Name another --neither")
+def add_neither(folder, classes, opening, dataset, console):
+    """Add the photos of --neither to {class: [paths]}; a function that opens any photo of these.
+
+    Raises CatDogError.
+    """
+    if NEITHER in classes:
+        raise CatDogError("there is a class neither already", "Leave out --neither")
+    if folder == download.OTHERS and not os.path.exists(folder):
+        others, first = download.read_others_archive(*download.fetch_others(dataset, console))
+    else:
+        others, first = list_neither(folder, dataset), program.open_regular
+    classes[NEITHER], known = others, set(others)
+    return lambda path, limit: (first if path in known else opening)(path, limit)
+
+
+def list_neither(folder, dataset):
+    """The paths of the photos under a folder of --neither. Raises CatDogError."""
+    if not os.path.isdir(folder):
+        raise CatDogError(f"there is no folder {folder}", f"Name one, or {download.OTHERS}")
     if Path(os.path.realpath(dataset)).is_relative_to(os.path.realpath(folder)):
         raise CatDogError(f"{dataset} lies in {folder}, which is never changed", NEW_FOLDER)
     if photos := [path for path in program.list_photos(folder) if not os.path.isdir(path)]:
@@ -193,12 +208,7 @@ def fill_dataset(source, rows, opening, dataset, arguments, console):
     classes = labels.by_class(rows)
     check_source(source, classes, dataset)
     if arguments.neither is not None:
-        classes[NEITHER] = others = list_neither(arguments.neither, classes, dataset)
-        known = set(others)
-
-        def opening(path, limit, first=opening):
-            return (program.open_regular if path in known else first)(path, limit)
-
+        opening = add_neither(arguments.neither, classes, opening, dataset, console)
     plan, skipped = plan_dataset(classes, opening, arguments.split, console)
     missing = files_to_copy(plan, opening, dataset)
     needed = sum(map(download.size_of, missing.values()))  # of archives `fetch` sees to that
@@ -227,7 +237,8 @@ def build_parser():
     add("--download", action="store_true", help="make NEW of photos from the network")
     split = "photos of each class, or shares, to train, validate and test (default: %(default)s)"
     add("--split", type=parse_split, default="0.8,0.1,0.1", metavar="T,V,T", help=split)
-    add("--neither", metavar="FOLDER", help="photos of anything else, as a class of their own")
+    about = "photos of anything else, as a class of their own; caltech-101 downloads some"
+    add("--neither", metavar="FOLDER", help=about)
     add("--url", help="take the download from there, https://... or file:///...")
     add("--sha256", metavar="HEX", help="what the download must be, or else nothing is unpacked")
     add("--json", action="store_true", help="print the result as JSON")

@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import sys
+import tarfile
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 from PIL import Image
 
 import CatDogClassifier as program
-from conftest import REPO, python
+from conftest import REPO, python, tint
 
 sys.path.insert(0, str(REPO / "dataset"))
 import prepare as tool  # noqa: E402 (it is no module but a script)
@@ -328,3 +330,54 @@ def test_a_neither_that_cannot_be_is_one_line(flat, tmp_path, prepare, name, wor
     code, out, err = prepare(*line)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert words in err
+
+
+# --- Caltech-101, for --neither -------------------------------------------------------------------
+
+
+def zip_of(name, content):
+    """A zip archive of one file, in bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zipped:
+        zipped.writestr(name, content)
+    return buffer.getvalue()
+
+
+def like_caltechs(kinds):
+    """A zip archive in bytes with a compressed tar archive of two photos of each kind."""
+    buffer, rng = io.BytesIO(), np.random.default_rng(0)
+    with tarfile.open(fileobj=buffer, mode="w:gz") as packed:
+        for kind in kinds:
+            for number in (1, 2):
+                file = io.BytesIO()
+                tint("cat", rng, 64).save(file, "JPEG")
+                member = tarfile.TarInfo(f"101_ObjectCategories/{kind}/image_000{number}.jpg")
+                member.size = len(file.getvalue())
+                packed.addfile(member, io.BytesIO(file.getvalue()))
+    return zip_of("caltech-101/101_ObjectCategories.tar.gz", buffer.getvalue())
+
+
+@pytest.fixture
+def others(tmp_path, monkeypatch):
+    """Where the archive of Caltech-101 is taken from."""
+    path = tmp_path / "others.zip"
+    monkeypatch.setattr(tool.download, "OTHERS_URL", path.as_uri())
+    return path
+
+
+def test_other_things_come_from_caltech_101_without_its_cats_and_dogs(others, flat, new, row):
+    kinds = [f"k{number}" for number in range(10)]
+    others.write_bytes(like_caltechs([*kinds, "Leopards", "wild_cat", "snoopy"]))
+    row(flat, new, "--neither", "caltech-101")
+    kept = [path.name for split in program.SPLITS for path in new.glob(f"{split}/neither/*")]
+    assert sorted(kept) == [f"{kind}-image_000{n}.jpg" for kind in kinds for n in (1, 2)]
+    assert {path.name[:2] for path in new.glob("test/neither/*")} == {"k9"}  # a kind to test with
+
+
+@pytest.mark.parametrize("content", [b"no zip", zip_of("x.jpg", b""), like_caltechs(["snoopy"])])
+def test_what_is_not_caltech_101_is_one_line(others, flat, new, prepare, content):
+    others.write_bytes(content)
+    code, out, err = prepare(flat, new, "--neither", "caltech-101", "-q")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "is not Caltech-101" in err
+    assert not new.exists()
