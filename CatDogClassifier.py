@@ -2161,7 +2161,7 @@ def begin_training(classifier, data, policy, key):
     trainer = Trainer(model, settings, console, policy)
     if net:
         model.set_weights(net.model.get_weights())
-    elif settings.recipe == "best" and trainer.kind.transfer and not resumes:
+    if settings.recipe == "best" and trainer.kind.transfer and not (goes_on or resumes):
         train_head(model, *data.splits["train"], settings, console)
     steps = settings.steps or math.ceil(len(data.splits["train"][1]) / settings.batch_size)
     trainer.compile(steps, history, classifier.info["summary"]["best_epoch"] if history else 0)

@@ -65,6 +65,7 @@ VGG16 += [conv(18, 512, 1_180_160), *[conv(18, 512, 2_359_808)] * 2, pool(9, 512
 VGG16 += [*[conv(9, 512, 2_359_808)] * 3, pool(4, 512), ("Flatten", (8192,), 0)]
 VGG16 += [("Dense", (256,), 2_097_408)]
 TRANSFER, BASE, LAST_BLOCK = [*VGG16, ("Dense", (1,), 257)], 14_714_688, 7_079_424
+DROPPED = [*VGG16, ("Dropout", (256,), 0), ("Dense", (1,), 257)]
 HAPPY = [("ZeroPadding2D", (70, 70, 3), 0), conv(64, 32, 4_736)]
 HAPPY += [("BatchNormalization", (64, 64, 32), 128), ("Activation", (64, 64, 32), 0), pool(32, 32)]
 DIGITS = [conv(26, 32, 320), pool(13, 32), conv(11, 64, 18_496), pool(5, 64), conv(3, 64, 36_928)]
@@ -79,10 +80,10 @@ NETS = {  # architecture: its layers, all parameters, those that do not train
     "default": ([*FOUR, *FIVE, ("Dense", (512,), 524_800), ("Dense", (1,), 513)], 1_061_313, 0),
     "baseline": ([*FOUR, ("Flatten", (6272,), 0), *HEAD], 3_453_121, 0),
     "dropout": ([*FOUR, ("Flatten", (6272,), 0), ("Dropout", (6272,), 0), *HEAD], 3_453_121, 0),
-    "features": ([*VGG16, ("Dropout", (256,), 0), ("Dense", (1,), 257)], 16_812_353, BASE),
+    "features": (DROPPED, 16_812_353, BASE),
     "frozen": (TRANSFER, 16_812_353, BASE),
     "finetune_plain": (TRANSFER, 16_812_353, BASE - LAST_BLOCK),
-    "finetune": (TRANSFER, 16_812_353, BASE - LAST_BLOCK),
+    "finetune": (DROPPED, 16_812_353, BASE - LAST_BLOCK),
     "happy": ([*HAPPY, ("Flatten", (32_768,), 0), ("Dense", (1,), 32_769)], 37_633, 64),
     "mnist": ([*DIGITS, ("Dense", (64,), 36_928), ("Dense", (10,), 650)], 93_322, 0),
     "signs": (SIGNS, 307_615, 0),
@@ -441,11 +442,21 @@ def test_real_features_tell_real_photos_apart(real, tmp_path, run):
     assert json.loads(run(*line, "--json")[1])["test"]["accuracy"] >= 0.93
 
 
+def test_by_the_best_recipe_a_base_learns_from_first_to_last_but_not_its_normalization(
+    dataset, tmp_path
+):
+    tuned = quick(tmp_path, model="finetune", base="box", steps=1, epochs=1, seed=3)
+    before = arrays(tuned.createModel())
+    tuned.train(dataset)
+    learned = {each.name for each in tuned.model.layers if each.weights and "norm" not in each.name}
+    assert moved(before, arrays(tuned.model)) == learned
+
+
 @pytest.mark.slow
 def test_fine_tuning_goes_on_from_a_frozen_net(dataset, tmp_path):
     before = scrambled("frozen")
     save(before, "frozen", tmp_path / "net.h5")
-    given = {"base": SMALL, "learning_rate": 1e-9, "steps": 1, "epochs": 1}
+    given = {"base": SMALL, "learning_rate": 1e-9, "steps": 1, "epochs": 1, "recipe": "tutorial"}
     given["base_weights"] = str(tmp_path / "no such file")  # none are needed: that net has them
     tuned = quick(tmp_path, model="finetune", **given)
     tuned.train(dataset)
@@ -461,7 +472,7 @@ def test_a_frozen_net_of_another_kind_is_taken_as_it_is_or_refused_in_one_line(
     other, three, dataset, tmp_path, run
 ):
     frozen = save(scrambled("frozen"), "frozen", tmp_path / "net.h5")
-    line = ["--model", "finetune", "--base-weights", "none", "--epochs", 1, "--steps", 1, "-q"]
+    line = ["--model", "finetune_plain", "--base-weights", "none", "--epochs", 1, "-q"]
     line += ["--base", SMALL] if other == "classes" else []  # or else vgg16, by default
     data = three / "data" if other == "classes" else dataset
     code, out, err = run(*line, "--weights", frozen, "--dataset", data)
@@ -471,7 +482,7 @@ def test_a_frozen_net_of_another_kind_is_taken_as_it_is_or_refused_in_one_line(
 
 def test_fine_tuning_without_a_frozen_net_says_what_to_train_first(run, weights, dataset, tmp_path):
     line = "--model", "finetune", "--base", SMALL, "--base-weights", "none", "--dataset", dataset
-    line += "--weights", tmp_path / "net.h5", "-q"
+    line += "--recipe", "tutorial", "--weights", tmp_path / "net.h5", "-q"
     code, out, err = run(*line)
     assert (code, out) == (1, "")
     assert "finetune goes on from a frozen net. Train that first, into the same --weights" in err

@@ -19,6 +19,7 @@ was made and what it scored, can be put beside the program as CatDogClassifier_p
 """
 
 import argparse
+import collections
 import datetime
 import functools
 import json
@@ -37,14 +38,22 @@ from real_photos import REPO, call, classify, last_and_best
 
 from CatDogClassifier import (
     CatDogClassifier,
+    Predictor,
     Settings,
+    begin_training,
+    calibrate,
+    keras_forward,
+    list_split,
     load_net,
+    read_data,
     read_metadata,
     save_h5,
+    start_tensorflow,
     write_file,
 )
 
 BEST = ["--model", "finetune", "--base", "efficientnet-lite0"]  # what has measured best
+SHARES = 0.3, 0.5, 0.7, 0.85, 1.0  # of what the base learned, see `mix`
 TEST_LOG = Path(__file__).with_name("test_photos.log")
 SPLITS = {
     "train": [*range(4001), *range(4101, 7000)],
@@ -138,6 +147,42 @@ def begun(weights):
     return json.loads(weights.with_suffix(".json").read_text())
 
 
+def loss_by_source(net, folder, photos, labels):
+    """The mean cross-entropy on validation photos, each of their sources counting the same."""
+    listed = list_split(folder, "validation").values()
+    sources = [Path(path).name.partition("-")[0] for paths in listed for path in paths]
+    counts = collections.Counter(sources)
+    found = Predictor(keras_forward(net.model), {**net.info, "temperature": 1.0})(photos)
+    truth = found[np.arange(len(labels)), labels[:, 0].astype(int)].clip(1e-7)
+    return -np.sum(np.log(truth) / [counts[source] for source in sources]) / len(counts)
+
+
+def mix(chosen, seed, weights):
+    """Replace a net by a mean of what it was before its base learned and what it is now.
+
+    What the base forgets about other sources of photos while it learns from these, the mean still
+    knows (Wortsman et al. 2022, arXiv:2109.01903). The share is that of SHARES with the lowest
+    `loss_by_source`.
+    """
+    net, folder = load_net(weights, Settings()), chosen.work / "photos"
+    flags = {"model": "finetune", "base": "efficientnet-lite0", "base_weights": str(chosen.base)}
+    flags |= {"weights": str(chosen.work / "before.h5"), "seed": seed, "quiet": True}
+    before = CatDogClassifier(**flags)
+    data = read_data(folder, before.size, None, before.console)
+    start_tensorflow(before.settings)
+    trainer, _ = begin_training(before, data, "float32", {})  # trains the same head once more
+    pairs, losses = [*zip(trainer.model.get_weights(), net.model.get_weights(), strict=True)], {}
+    for part in SHARES:
+        net.model.set_weights([(1 - part) * old + part * new for old, new in pairs])
+        losses[part] = loss_by_source(net, folder, *data.splits["validation"])
+        print(f"seed {seed}: {part:.0%} of what it learned: loss {losses[part]:.5f}", flush=True)
+    part = min(losses, key=losses.get)
+    net.model.set_weights([(1 - part) * old + part * new for old, new in pairs])
+    net.info["recipe"]["share"] = part
+    calibrate(keras_forward(net.model), net.info, data.splits)
+    write_file(weights, save_h5(net))
+
+
 def known(weights):
     """What a weights file says of itself, if there is one."""
     return read_metadata(weights, Settings()) if weights.exists() else {}
@@ -157,11 +202,14 @@ def write_box(weights, **more):
     write_file(box_of(weights), save_h5(net._replace(info={**net.info, "card": card})))
 
 
-def train(work, seed, weights):
+def train(chosen, seed, weights):
     """One training, unless it is finished; prints what has become of it."""
+    work = chosen.work
     if known(weights).get("summary", {}).get("stop_reason", "interrupted") == "interrupted":
         data = "--dataset", work / "photos", "--weights", weights, "--seed", seed
         call(*begun(weights)["flags"], *data)
+    if "share" not in known(weights)["recipe"]:
+        mix(chosen, seed, weights)
     info = known(weights)
     summary, score = info["summary"], info["summary"]["validation"]["accuracy"]
     print(
@@ -266,7 +314,7 @@ def main(arguments=None):
     validation = photos_of(chosen, "validation")
     like = squashed(validation, chosen.work / "validation")
     for seed, weights in nets.items():
-        train(chosen.work, seed, weights)
+        train(chosen, seed, weights)
         measure(weights, validation, "validation")
         measure(weights, like, "validation, squashed")
         if chosen.originals:
