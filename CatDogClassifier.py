@@ -1390,8 +1390,7 @@ def announce(trainer, data, device):
 def class_probabilities(outputs):
     """The probabilities of all classes, float64 (N, K), from the outputs of a net."""
     outputs = np.asarray(outputs, np.float64)
-    one = outputs.shape[1] == 1
-    return np.concatenate([1 - outputs, outputs], axis=1) if one else outputs
+    return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
 
 
 def classification_scores(probabilities, labels):
@@ -1403,11 +1402,10 @@ def classification_scores(probabilities, labels):
     truth, classes = labels[:, 0].astype(int), range(probabilities.shape[1])
     right = probabilities.argmax(axis=1) == truth  # (N,)
     correct, total = int(right.sum()), len(labels)
-    likelihood = probabilities[np.arange(total), truth].clip(1e-7, 1 - 1e-7)
-    scores = {"correct": correct, "total": total, "accuracy": correct / total}
-    scores |= {"interval": wilson(correct, total), "loss": float(-np.log(likelihood).mean())}
+    loss = float(-np.log(probabilities[np.arange(total), truth].clip(1e-7, 1 - 1e-7)).mean())
     counts = [[int(right[truth == k].sum()), int((truth == k).sum())] for k in classes]
-    return scores | {"by_class": counts}
+    scores = {"correct": correct, "total": total, "accuracy": correct / total}
+    return scores | {"interval": wilson(correct, total), "loss": loss, "by_class": counts}
 
 
 def wilson(correct, total, z=1.959964):
@@ -1426,22 +1424,18 @@ def precision_recall(probabilities, labels):
     """
     table = np.zeros((probabilities.shape[1],) * 2, int)
     np.add.at(table, (labels[:, 0].astype(int), probabilities.argmax(axis=1)), 1)
-
-    def ratios(counts):
-        pairs = zip(table.diagonal(), counts, strict=True)
-        return [int(right) / int(count) if count else None for right, count in pairs]
-
-    found = {"precision": ratios(table.sum(axis=0)), "recall": ratios(table.sum(axis=1))}
+    found = {"confusion": table.tolist()}
+    for axis, kind in enumerate(("precision", "recall")):
+        pairs = zip(table.diagonal().tolist(), table.sum(axis=axis).tolist(), strict=True)
+        found[kind] = [right / count if count else None for right, count in pairs]
     known = [share for share in found["recall"] if share is not None]
-    return {"confusion": table.tolist(), **found, "balanced_accuracy": sum(known) / len(known)}
+    return found | {"balanced_accuracy": sum(known) / len(known)}
 
 
 def apply_temperature(probabilities, temperature):
-    """Probabilities (N, K) whose logits are divided by a temperature: above 1 less confident.
-
-    Guo et al. 2017 (arXiv:1706.04599): nets are right less often than their confidence says; one
-    number, fitted on photos that they have not learned from, mends most of that.
-    """
+    """Probabilities (N, K) whose logits are divided by a temperature: above 1 less confident."""
+    # Nets are right less often than their confidence says; one number, fitted on photos that they
+    # have not learned from, mends most of that (Guo et al. 2017, arXiv:1706.04599).
     if temperature == 1:
         return probabilities
     logits = np.log(probabilities.clip(1e-7, 1)) / temperature
@@ -1450,13 +1444,10 @@ def apply_temperature(probabilities, temperature):
 
 
 def fit_temperature(probabilities, labels, low=0.05, high=20.0):
-    """The temperature with the least cross-entropy for labels (N, 1), between two limits.
-
-    Each label counts as 1 - 1 / (N + 2), the others share the rest, as in Platt 1999: that N photos
-    were all right does not prove that the next one is.
-    """
+    """The temperature with the least cross-entropy for labels (N, 1), between two limits."""
     count, kinds = probabilities.shape
-    targets = np.full((count, kinds), 1 / (count + 2) / (kinds - 1))
+    # As in Platt 1999: that N photos were all right does not prove that the next one is.
+    targets = np.full((count, kinds), 1 / (count + 2) / (kinds - 1))  # (N, K): the other classes
     targets[np.arange(count), labels[:, 0].astype(int)] = 1 - 1 / (count + 2)
     tried = np.geomspace(low, high, 600)  # each 1 % above the one before
     found = (np.log(apply_temperature(probabilities, t).clip(1e-12)) for t in tried)
@@ -1464,10 +1455,10 @@ def fit_temperature(probabilities, labels, low=0.05, high=20.0):
 
 
 def calibration_bins(probabilities, labels, bins=15):
-    """How far confidence agrees with accuracy, in bins of equal width: a dict.
+    """How far confidence agrees with accuracy: {"ece": their mean distance, "bins": [...]}.
 
-    `ece`: the expected calibration error (Naeini et al. 2015), the mean distance of the two, each
-    photo counting the same; `bins`: [mean confidence, accuracy, photos] of those not empty.
+    The expected calibration error (Naeini et al. 2015), each photo counting the same; bins of equal
+    width: [mean confidence, accuracy, photos] of those not empty.
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels[:, 0]
     places, found = np.minimum((confidence * bins).astype(int), bins - 1), []
@@ -1480,24 +1471,19 @@ def calibration_bins(probabilities, labels, bins=15):
 
 def risk_coverage(probabilities, labels, most=256):
     """What more confidence would do: [[confidence, wrong, answered]], the highest first."""
-    confidence = probabilities.max(axis=1)
-    order = np.argsort(-confidence, kind="stable")
+    order = np.argsort(-probabilities.max(axis=1), kind="stable")
+    confidence = probabilities.max(axis=1)[order]
     wrong = np.cumsum((probabilities.argmax(axis=1) != labels[:, 0])[order])
-    confidence = confidence[order]
     ends = np.flatnonzero(np.diff(confidence, append=-1) < 0)  # the last of the equally confident
     ends = ends[np.unique(np.linspace(0, len(ends) - 1, most).astype(int))]
     return [[float(confidence[end]), int(wrong[end]), int(end) + 1] for end in ends]
 
 
 def confidence_threshold(curve, risk):
-    """The confidence from which at most a share `risk`, 0..1, of the answers was wrong.
-
-    Of the rows of `risk_coverage`: (confidence, share wrong, share abstained from); above 1 where
-    nothing is safe.
-    """
-    safe = [row for row in curve if row[1] <= risk * row[2]]
+    """The confidence from which at most a share `risk` was wrong; shares wrong, abstained: 0..1."""
+    safe = [row for row in curve if row[1] <= risk * row[2]]  # rows of `risk_coverage`
     if not safe:
-        return 1.1, 0.0, 1.0
+        return 1.1, 0.0, 1.0  # no confidence is enough
     confidence, wrong, answered = max(safe, key=lambda row: row[2])
     return confidence, wrong / answered, 1 - answered / curve[-1][2]
 
@@ -1562,7 +1548,6 @@ def litert_forward(content, batch_size=4):
         interpreter.allocate_tensors()
 
     def forward(photos):
-        """Outputs for uint8 photos (N, S, S, 3), some at a time."""
         found = []
         for start in range(0, len(photos), batch_size):
             batch = to_float(photos[start : start + batch_size], given["shape"][-1])
@@ -1577,12 +1562,9 @@ def litert_forward(content, batch_size=4):
 
 
 def like_a_folder(labels, classes):
-    """The rows of photos with these labels (N, 1), repeated until nine of ten show neither.
-
-    That is what people's folders are like. Without such a class each row is there once.
-    """
+    """The rows of photos with labels (N, 1), those of neither repeated to make nine of ten."""
     others = labels[:, 0] == classes.index(NEITHER) if NEITHER in classes else labels[:, 0] < 0
-    times = round(9 * (~others).sum() / max(others.sum(), 1))
+    times = round(9 * (~others).sum() / max(others.sum(), 1))  # as in people's folders
     return np.repeat(np.arange(len(labels)), np.where(others, max(times, 1), 1))
 
 
@@ -1605,9 +1587,7 @@ def calibrate(forward, info, splits):
 # 10. The weights file: a net and its metadata, saved and loaded together
 
 MAX_ITEMS, MAX_DEPTH, MAX_TEXTS = 10_000, 9, 512  # of a weights file; texts in a list
-
-# A Keras model and its metadata, see `new_info`: what a weights file holds.
-Net = collections.namedtuple("Net", "model info")
+Net = collections.namedtuple("Net", "model info")  # a Keras model and its metadata, see `new_info`
 
 
 def is_trained(net):
@@ -1616,14 +1596,12 @@ def is_trained(net):
 
 
 def new_info(settings, classes, **known):
-    """The metadata of a net.
-
-    `recipe`: what it was trained by; `run`: the name of that training, None for a new net; `tta`,
-    `temperature`, `risk_coverage`: how to answer; `summary`: the scores; `is_synthetic`: drawings.
-    """
+    """The metadata of a net, as JSON can hold it: that of a new one, but for what is known."""
     info = {"program": PROGRAM, "architecture": settings.model, "classes": list(classes)}
     info |= {"base": settings.base if ARCHITECTURES[settings.model].transfer else None}
+    # `recipe`: what trained it; `tta`, `temperature`, `risk_coverage`: how to answer; the scores.
     info |= {"recipe": {}, "tta": False, "temperature": 1.0, "risk_coverage": [], "summary": {}}
+    # `is_synthetic`: it knows drawings only; `run`: the name of its training, None for a new net.
     return {**info, "is_synthetic": False, "run": None, **known}
 
 
@@ -1639,7 +1617,7 @@ def trained_info(trainer, data):
 def parse_metadata(text, settings):
     """What a weights file says of its net; nothing: one of these settings. Raises ValueError."""
     info = new_info(settings, default_classes(settings.model), run="") | json.loads(text)
-    kind, classes = info["architecture"], info["classes"]
+    kind, classes, curve = info["architecture"], info["classes"], info["risk_coverage"]
     listed = kind in list(ARCHITECTURES)  # in a list: it may be anything
     if not listed or (ARCHITECTURES[kind].transfer and info["base"] not in list(BASES)):
         raise ValueError("it is of a net that this program does not know")
@@ -1647,13 +1625,10 @@ def parse_metadata(text, settings):
     whole = all(isinstance(info[name], kind) for name, kind in kinds.items())
     if not whole or not 2 <= len(classes) <= MAX_CLASSES or classes != sorted(set(classes)):
         raise ValueError("what it says about itself is damaged")
-    for name in classes:  # photos are sorted into folders of these names
-        if not is_folder_name(name):
-            raise ValueError(f"its class {name} cannot be a folder")
-
-    for confidence, wrong, answered in info["risk_coverage"]:  # or it is damaged
-        if not (0 <= confidence <= 1 and 0 <= wrong <= answered and 0 < answered < 1e12):
-            raise ValueError("its risk-coverage curve is damaged")
+    if odd := [name for name in classes if not is_folder_name(name)]:  # photos are sorted into them
+        raise ValueError(f"its class {odd[0]} cannot be a folder")
+    if not all(0 <= sure <= 1 and 0 <= wrong <= n and 0 < n < 1e12 for sure, wrong, n in curve):
+        raise ValueError("its risk-coverage curve is damaged")
     if not 0.01 <= info["temperature"] <= 100:
         raise ValueError("its temperature is damaged")
     return info
@@ -1666,15 +1641,11 @@ def weight_names(model):
 
 
 def save_h5(net):
-    """A Net as an HDF5 file in bytes, in the layout that load_weights of Keras 2 and 3 reads.
-
-    Per layer one group with its arrays; the metadata as JSON in the attribute "catdogclassifier";
-    a digest of that and of all arrays, for HDF5 itself has none.
-    """
+    """A Net as an HDF5 file in bytes, in the layout that load_weights of Keras 2 and 3 reads."""
     buffer, about, arrays = io.BytesIO(), json.dumps(net.info), net.model.get_weights()
     with h5py.File(buffer, "w") as file:
-        file.attrs["catdogclassifier"] = np.bytes_(about.encode())
-        file.attrs["digest"] = np.bytes_(digest(about, *arrays))
+        file.attrs["catdogclassifier"] = np.bytes_(about.encode())  # the metadata as JSON
+        file.attrs["digest"] = np.bytes_(digest(about, *arrays))  # HDF5 itself has none
         file.attrs["layer_names"] = np.array([layer.name for layer in net.model.layers], "S")
         names = weight_names(net.model)
         for layer in net.model.layers:
@@ -1699,20 +1670,14 @@ def read_texts(item, name):
 
 
 def check_plain(file):
-    """Raise ValueError unless an HDF5 file holds only arrays of its own, each stored in one piece.
-
-    Links and external or virtual storage would open other files; a compressed chunk, or an array
-    that is declared but not stored, may take any amount of memory.
-    """
+    """Raise ValueError unless an HDF5 file holds only its own arrays, each stored in one piece."""
+    # Links and external or virtual storage would open other files; a compressed chunk, or an array
+    # that is declared but not stored, may take any amount of memory.
     count = itertools.count(1)
 
     def oddity(name, link):
-        """What is wrong with one object of the file, None if nothing is."""
-        if (
-            type(link) is not h5py.HardLink
-            or name.count("/") > MAX_DEPTH
-            or next(count) > MAX_ITEMS
-        ):
+        many = name.count("/") > MAX_DEPTH or next(count) > MAX_ITEMS
+        if many or type(link) is not h5py.HardLink:
             return f"{name[:80]} is a link, or one too many"
         if not isinstance(item := file[name], h5py.Dataset):
             return None
@@ -1748,9 +1713,8 @@ def read_metadata(path, settings):
 def load_h5(path, model):
     """Read a weights file into a model. Raises CatDogError.
 
-    Weights-only and whole-model files of Keras 2 fit too. Layers are matched by order, every shape
-    is checked before memory is taken, nothing but numbers is read: no file can run anything. In our
-    own files names and digest must agree as well.
+    Files of Keras 2 fit too, weights-only and whole-model. Layers are matched by order, shapes are
+    checked before memory is taken, nothing but numbers is read: no file can run anything.
     """
     shapes = [tuple(weight.shape) for weight in model.weights]
     limit = 16 * sum(map(math.prod, shapes)) + 2_000_000  # bytes: with the memory of an optimizer
@@ -1765,7 +1729,7 @@ def load_h5(path, model):
             raise CatDogError(f"{path} holds the weights of another net", "Name another --weights")
         about, arrays = read_texts(file, "catdogclassifier"), [array[()] for array in stored]
         sealed = about and read_texts(file, "digest") == [digest(*about, *arrays).encode()]
-        ours = about or "digest" in file.attrs  # or else of another program
+        ours = about or "digest" in file.attrs  # then digest and names have to agree as well
         sound = not ours or (sealed and names == weight_names(model))
         if not sound or not all(np.isfinite(array).all() for array in arrays):
             raise ValueError("it has been damaged or changed, or its numbers are not finite")
@@ -1801,8 +1765,7 @@ def load_net(path, settings):
     info = read_metadata(path, settings)
     settings = matching_settings(settings, info, path)
     start_tensorflow(settings)
-    classes, policy = len(info["classes"]), settings.answer_policy
-    model = build_model(settings.model, settings.base, classes, policy)
+    model = build_model(settings.model, settings.base, len(info["classes"]), settings.answer_policy)
     load_h5(path, model)
     return Net(compile_model(model, settings), info)
 
@@ -1843,10 +1806,7 @@ def new_model(settings, classes, policy="float32", pretrained=True):
 
 
 def imagenet_net(settings):
-    """A base as others trained it; its classes have names, which Keras downloads once.
-
-    Two pairs of them have one name: those get their number too.
-    """
+    """A base as others trained it; its classes have names, which Keras downloads once."""
     start_tensorflow(settings)
     model, decode = new_model(settings, 1000), keras.applications.imagenet_utils.decode_predictions
     try:
@@ -1854,6 +1814,7 @@ def imagenet_net(settings):
             names = [found[0][1].replace("_", " ") for found in decode(np.eye(1000), top=1)]
     except Exception as error:  # noqa: BLE001 (Keras raises plain ones)
         raise CatDogError(f"there are no names of ImageNet's classes: {reason(error)}") from None
+    # Two pairs of them have one name: those get their number too.
     names = [f"{n} {i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
     return Net(compile_model(model, settings), new_info(settings, names, run=""))
 
@@ -1885,8 +1846,7 @@ def litert_predictor(path, settings):
 def finished_net(trainer, data, device):
     """The Net of a training that is over, in the precision of answers, with all its scores."""
     settings, info = trainer.settings, trained_info(trainer, data)
-    policy = settings.answer_policy
-    model = build_model(settings.model, settings.base, len(data.classes), policy)
+    model = build_model(settings.model, settings.base, len(data.classes), settings.answer_policy)
     model.set_weights(trainer.model.get_weights())
     info["summary"] |= {"device": device, "parameters": model.count_params()}
     if trainer.stop_reason != "interrupted":
@@ -1911,13 +1871,12 @@ def grad_cam(model, photo, place):
     """Where in a photo, uint8 (S, S, 3), a net sees the class of this place: float32 (h, w), 0..1.
 
     Each of the last maps counts as much as the logit of the class rises with it on average; what
-    speaks against the class is left out (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and
-    2). The logit, for the probability does not move any more where a net is certain.
+    speaks against it is left out (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2).
     """
     last, middle = model.layers[-1], last_maps(model).output
     pixels = to_float(photo[None], model.input_shape[-1])  # (1, S, S, 3)
     maps = keras.Model(model.inputs[0], middle)(pixels, training=False)  # (1, h, w, C)
-    with tf.GradientTape() as tape:
+    with tf.GradientTape() as tape:  # not of the probability, which is flat where a net is certain
         tape.watch(maps)
         logits = tf.cast(keras.Model(middle, last.input)(maps, training=False), tf.float32)
         if isinstance(last, layers.Dense):  # its input are features, not logits yet
@@ -1969,10 +1928,7 @@ def pack_figure(figure):
 
 
 def draw_curves(history, name, title, best):
-    """The Figure of a measure over the epochs: training dots, validation line, smoothed over it.
-
-    `history` is {"loss": [...], "val_loss": [...], ...}, `name` "acc" or "loss"; `best` 0: none.
-    """
+    """The Figure of "acc" or "loss" over the epochs, of {"loss": [...], "val_loss": [...], ...}."""
     epochs, validation = range(1, len(history[name]) + 1), history[f"val_{name}"]
     # The tutorial's exponential moving average, in which the first point counts in full.
     smooth = list(itertools.accumulate(validation, lambda mean, point: 0.8 * mean + 0.2 * point))
@@ -1980,9 +1936,8 @@ def draw_curves(history, name, title, best):
     axes.plot(epochs, history[name], "o", color=BLUE, markersize=5, label="training")
     axes.plot(epochs, validation, color=ORANGE, linewidth=1, alpha=0.6, label="validation")
     axes.plot(epochs, smooth, color=ORANGE, linewidth=2.5, label="validation, smoothed")
-    if best:
-        line = {"color": GREY_LINE, "linestyle": "--", "linewidth": 1}
-        axes.axvline(best, label=f"best epoch: {best}", **line)
+    if best:  # 0: none was
+        axes.axvline(best, label=f"best epoch: {best}", color=GREY_LINE, ls="--", lw=1)
     axes.set(xlabel="epoch", ylabel=title.lower(), title=f"{title} by epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
@@ -2025,9 +1980,7 @@ def overlay_heatmap(photo, heat, strength=0.4):
     """A photo, uint8 (H, W, 3), and beside it the same under a heatmap (h, w), 0 blue to 1 red."""
     size = photo.shape[1::-1]
     grown = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
-    colours = (
-        matplotlib.colormaps["turbo"](np.asarray(grown).clip(0, 1))[..., :3] * 255
-    )  # (H, W, 3)
+    colours = matplotlib.colormaps["turbo"](np.clip(grown, 0, 1))[..., :3] * 255  # (H, W, 3)
     warm = np.rint((1 - strength) * photo + strength * colours).astype(np.uint8)
     return tile(np.stack([photo, warm], axis=2), columns=2, gap=8)
 
@@ -2044,14 +1997,11 @@ def draw_pictures(parts, width=10):
 
 
 def draw_activations(model, photo, most=64):
-    """The Figure of what each layer makes of a photo; of nets with thousands of maps the first.
-
-    Maps are shown as in the tutorial, grey: mean 128, deviation 64 each.
-    """
+    """The Figure of what each layer makes of a photo; of nets with thousands of maps the first."""
     found, parts = layer_activations(model, photo), []
     most = most if sum(maps.shape[2] for _, maps in found) > 2000 else None
     for layer, maps in found:
-        spread = maps.std(axis=(0, 1))
+        spread = maps.std(axis=(0, 1))  # (C,); as in the tutorial: mean 128, deviation 64 each
         grey = (maps - maps.mean(axis=(0, 1))) / np.where(spread, spread, 1) * 64 + 128  # (h, w, C)
         shape, zeros = " x ".join(map(str, maps.shape)), percent((maps == 0).mean())
         grid = tile(grey.clip(0, 255).astype(np.uint8)[..., :most])
@@ -2081,33 +2031,25 @@ FIGURE = """<figure><a href="{link}"><img loading="lazy" src="{link}" alt="{word
 
 
 def gallery_page(path, title, text, sections):
-    """A web page in bytes, to be saved at a path, with links to the photos where they lie.
-
-    `sections` are (heading, [(path of a photo, caption), ...]).
-    """
+    """A web page for a path, in bytes, with links to photos: (heading, [(path, caption), ...])."""
     from urllib.parse import quote  # slow to import, by the measure of -h
-
-    def plain(words):
-        return html.escape(escape_control(words))
 
     folder = os.path.dirname(os.path.abspath(path))
     body = [f"<pre>{html.escape(text)}</pre>"] if text else []
     for heading, photos in sections:
-        body.append(f"<h2>{plain(heading)}: {len(photos)}</h2>\n<div>")
+        body.append(f"<h2>{html.escape(escape_control(heading))}: {len(photos)}</h2>\n<div>")
         for photo, caption in photos:
-            where = os.path.relpath(os.path.abspath(photo), folder).replace(os.sep, "/")
-            link = quote(os.fsencode(where))
-            body.append(FIGURE.format(link=link, words=plain(caption)))
+            link = quote(os.fsencode(os.path.relpath(photo, folder).replace(os.sep, "/")))
+            body.append(FIGURE.format(link=link, words=html.escape(escape_control(caption))))
         body.append("</div>")
-    page = PAGE.format(title=plain(title), body="\n".join(body))
+    page = PAGE.format(title=html.escape(escape_control(title)), body="\n".join(body))
     return page.encode("utf-8", "backslashreplace")
 
 
 # ==================================================================================================
 # 13. The classifier: the class that ties the rooms together
 
-# What lies beside the weights NAME.h5: NAME_history.csv, ...
-HISTORY, ACCURACY, LOSS = "_history.csv", "_accuracy.png", "_loss.png"
+HISTORY, ACCURACY, LOSS = "_history.csv", "_accuracy.png", "_loss.png"  # beside the weights
 RELIABILITY, CHECKPOINT, PREVIOUS = "_reliability.png", ".checkpoint", ".previous.h5"
 
 
@@ -2120,15 +2062,12 @@ def beside(weights, ending):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one photo: the likeliest label and its probability, or why there is none.
-
-    The verdict is the label, or "unsure" where the net abstains.
-    """
+    """The answer for one photo: the likeliest label and its probability, or why there is none."""
 
     path: str
     label: str | None = None
     confidence: float | None = None
-    verdict: str | None = None
+    verdict: str | None = None  # the label, or "unsure" where the net abstains
     probabilities: dict | None = None
     error: str | None = None
 
@@ -2232,8 +2171,7 @@ class CatDogClassifier:
     def load_data(self, directory=None):
         """The training and the validation photos of a dataset, as batches for `model.fit`.
 
-        Two tf.data.Datasets of (float32 (B, size, size, 3) in 0..1, float32 (B, 1): 0 the first
-        class, 1 the second), see `make_batches`.
+        Two tf.data.Datasets of (float32 (B, size, size, 3) in 0..1, labels), see `make_batches`.
         """
         data = self._read(directory)
         start_tensorflow(self.settings)
@@ -2245,8 +2183,7 @@ class CatDogClassifier:
         """A new net, compiled, untrained but for a pretrained base; in float32 unless asked."""
         start_tensorflow(self.settings)
         model = new_model(self.settings, len(self.classes), self.settings.answer_policy)
-        info = new_info(self.settings, self.classes)
-        self._use(Net(compile_model(model, self.settings), info))
+        self._use(Net(compile_model(model, self.settings), new_info(self.settings, self.classes)))
         return model
 
     def train(self, directory=None):
@@ -2308,10 +2245,8 @@ class CatDogClassifier:
 
     def load_weights(self, path=None):
         """Take the weights of a file, by default of `source`: ours, or those of Keras 2."""
-        own = self.settings.model == "imagenet"  # needs no file of ours
-        self._use(
-            imagenet_net(self.settings) if own else load_net(path or self.source, self.settings)
-        )
+        settings, own = self.settings, self.settings.model == "imagenet"  # needs no file of ours
+        self._use(imagenet_net(settings) if own else load_net(path or self.source, settings))
 
     def _use(self, net):
         self._follow(Predictor(keras_forward(net.model), net.info))
@@ -2348,13 +2283,10 @@ class CatDogClassifier:
         return draw_reliability(**found)
 
     def ready(self):
-        """The predictor; the first time, where nothing was made or loaded, that of `source`.
-
-        LiteRT where it is installed, for it starts at once, or else Keras.
-        """
+        """The predictor; the first time, where nothing was made or loaded, that of `source`."""
         if self.predictor is None:
             plain = self.settings.answer_policy == "float32" and self.settings.model != "imagenet"
-            wanted = plain and find_spec("ai_edge_litert")
+            wanted = plain and find_spec("ai_edge_litert")  # it starts at once; or else Keras
             found = litert_predictor(self.source, self.settings) if wanted else None
             self._follow(found) if found else self.load_weights()
         return self.predictor
@@ -2369,10 +2301,7 @@ class CatDogClassifier:
         return confidence_threshold(curve, self.settings.unsure)
 
     def predict(self, photos):
-        """Classify a photo, a folder, or a list of photos: a list of Predictions, one per photo.
-
-        A photo that cannot be read is a Prediction with an error.
-        """
+        """Classify a photo, a folder, or a list of photos: a list of Predictions, one per photo."""
         if isinstance(photos, (str, os.PathLike)):
             photos = list_photos(photos) if os.path.isdir(photos) else [photos]
         return list(self.predict_each(photos))
@@ -2394,9 +2323,9 @@ class CatDogClassifier:
                 yield Prediction(path, label, found[label], verdict, found)
 
     def evaluate(self, directory=None, split="test"):
-        """The scores on one split of a dataset, by default the one that training never sees.
+        """The scores on a split of a dataset, by default the one that training never sees: a dict.
 
-        Those of `classification_scores` and `precision_recall`, and the classes.
+        That of `classification_scores` and `precision_recall`, and the classes.
         """
         predictor = self.ready()
         listed = list_split(directory or self.settings.dataset, split, self.classes, some=True)
@@ -2406,11 +2335,7 @@ class CatDogClassifier:
         return {**scores, "classes": list(self.classes)}
 
     def explain(self, path):
-        """What the net sees in a photo: its Prediction, and Figures {"heatmap": ..., ...}.
-
-        Where it sees its answer (`grad_cam`), what its layers make of it, and sixteen versions of
-        the photo as training sees it. An unreadable one raises PhotoError.
-        """
+        """What the net sees in a photo: Prediction, Figures {"heatmap": ...}. Raises PhotoError."""
         if self.net is None:
             self.load_weights()
         photo, whole = read_photo(path, self.size), read_photo(path, 490)
@@ -2420,7 +2345,7 @@ class CatDogClassifier:
         recipe, seed = self.info["recipe"].get("recipe", "best"), self.settings.seed or 0
         versions = tile(augmented_versions(photo, RECIPES[recipe].augment, seed), 4)
         figures = {"heatmap": draw_pictures([(f"{said}, seen most where it is red", heat)])}
-        figures["activations"] = draw_activations(self.model, photo)
+        figures["activations"] = draw_activations(self.model, photo)  # what its layers make of it
         title = f"as training by the recipe {recipe} sees it, anew each time"
         return answer, figures | {"augmented": draw_pictures([(title, versions)])}
 
@@ -2596,9 +2521,8 @@ def answer_line(row, more=""):
     doubt = f"  ({row.label}?)" if row.verdict != row.label else ""
     others = sorted(row.probabilities.items(), key=lambda pair: -pair[1])[1:3]
     then = ", ".join(f"{name} {percent(probability)}" for name, probability in others)
-    then = f"  (then {then})" if len(row.probabilities) > 2 else ""
-    line = f"{row.verdict:<8} {percent(row.confidence):>7}  {row.path}{doubt}{then}{more}"
-    return escape_control(line)
+    more = f"  (then {then}){more}" if len(row.probabilities) > 2 else more
+    return escape_control(f"{row.verdict:<8} {percent(row.confidence):>7}  {row.path}{doubt}{more}")
 
 
 def check_sorting(sources, target, verdicts):
@@ -2613,11 +2537,7 @@ def check_sorting(sources, target, verdicts):
 
 
 def copy_photo(row, folder):
-    """Copy a photo into FOLDER/VERDICT, never over another file: row, its path there, whether new.
-
-    Under its own name, or with a number: a.jpg, a-2.jpg, ... An equal file that is there already,
-    even from another run at the same time, is left.
-    """
+    """Copy a photo into FOLDER/VERDICT, never over another file: row, path there, whether new."""
     if row.error:
         return row, None, False
     photo, where = Path(row.path), Path(folder, row.verdict)
@@ -2627,7 +2547,7 @@ def copy_photo(row, folder):
         shutil.copyfile(photo, part)
         with contextlib.suppress(OSError):
             shutil.copystat(photo, part)  # the day that it was taken, for one
-        for number in itertools.count(1):
+        for number in itertools.count(1):  # a.jpg, a-2.jpg, ...
             target = where / (f"{photo.stem}-{number}{photo.suffix}" if number > 1 else photo.name)
             with contextlib.suppress(OSError):  # it is taken, or a memory stick knows no links
                 os.link(part, target)
@@ -2636,7 +2556,7 @@ def copy_photo(row, folder):
                 os.replace(part, target)
                 return row, str(target), True
             if target.is_file() and filecmp.cmp(part, target, shallow=False):
-                return row, str(target), False
+                return row, str(target), False  # an equal one is left, even of a run going on
     except OSError as error:
         if photo.exists():
             raise CatDogError(f"cannot copy into {folder}: {reason(error)}", "Make room") from None
@@ -2659,8 +2579,7 @@ def by_verdict(rows):
 
 def save_page(arguments, console, title, text, sections):
     """Write the page of --report."""
-    page = gallery_page(arguments.report, title, text, sections)
-    write_file(arguments.report, page, "--report")
+    write_file(arguments.report, gallery_page(arguments.report, title, text, sections), "--report")
     console.say(f"report: {escape_control(arguments.report)}")
 
 
@@ -2683,10 +2602,8 @@ def evaluate(classifier, arguments):
 def score_lines(scores):
     """Yield the scores of --evaluate for people, and who was taken for whom."""
     names = [escape_control(name)[:12] for name in scores["classes"]]
-    precision, recall = (
-        ["-" if share is None else percent(share) for share in scores[kind]]
-        for kind in ("precision", "recall")
-    )
+    kinds = scores["precision"], scores["recall"]
+    precision, recall = (["-" if x is None else percent(x) for x in shares] for shares in kinds)
     yield f"accuracy     {score_line(scores)}"
     yield f"balanced     {percent(scores['balanced_accuracy'])}, the mean of the recalls"
     yield f"loss         {scores['loss']:.4f}\n"
@@ -2718,9 +2635,8 @@ def explain(classifier, arguments):
 
 
 FLAGS = {classify: "-f, -d", explain: "--explain", evaluate: "--evaluate"}
-# What means something to some actions only.
 GOES_WITH = {"sort_into": [classify], "csv": [classify], "unsure": [classify, explain]}
-GOES_WITH["report"] = [classify, evaluate]
+GOES_WITH["report"] = [classify, evaluate]  # what means something to some actions only
 
 
 def build_parser():
@@ -2770,9 +2686,8 @@ def run(arguments):
     """Do what the command line asks for; returns the exit code."""
     given = vars(arguments)
     arguments.photos = [*arguments.paths, *arguments.photos]
-    asked = (arguments.photos, classify), (arguments.explain, explain)
-    asked = [action for wanted, action in (*asked, (arguments.evaluate, evaluate)) if wanted]
-    action, *others = asked or [train]
+    asked = {classify: arguments.photos, explain: arguments.explain, evaluate: arguments.evaluate}
+    action, *others = [action for action, wanted in asked.items() if wanted] or [train]
     if others:
         raise UsageError("these are two actions", "Say one after the other")
     for name, actions in GOES_WITH.items():

@@ -69,6 +69,36 @@ def weights(trained):
     return trained.settings.weights
 
 
+STEEP, CURVE = 8, [[0.9, 0, 90], [0.5, 5, 100]]  # 90 answers of 0.9 or more, none of them wrong
+
+
+def colour_net(path, **known):
+    """The weights of a net whose P(dog) is a sigmoid of STEEP * (blue - red), of means in 0..1."""
+    classifier = program.CatDogClassifier(weights=str(path), model="happy", quiet=True)
+    shapes = [weight.shape for weight in classifier.createModel().weights]
+    kernel, bias, gamma, beta, mean, var, fc, shift = map(np.zeros, shapes)
+    kernel[3, 3, 0, 0] = kernel[3, 3, 2, 1] = gamma[:2] = 1  # copies of red and blue
+    var[:] = 1 - 0.001  # with what Keras adds to it
+    fc[0::32], fc[1::32] = -STEEP / 1024, STEEP / 1024  # 32 x 32 places
+    classifier.model.set_weights([kernel, bias, gamma, beta, mean, var, fc, shift])
+    classifier.info.update(known)
+    classifier.save_weights()
+    return str(path)
+
+
+def paint(path, blue):
+    """A photo that is so much more blue than red, -128 to 127; returns its P(dog)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (128 - blue // 2, 60, 128 - blue // 2 + blue)).save(path)
+    return 1 / (1 + np.exp(-STEEP * blue / 255))
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory):
+    """The weights of `colour_net`, sure from 0.9 on."""
+    return colour_net(tmp_path_factory.mktemp("colours") / "net.h5", risk_coverage=CURVE)
+
+
 @pytest.fixture
 def run(capsys):
     """The command line in this process: run("-f", "x.jpg") -> (exit code, stdout, stderr)."""
@@ -93,7 +123,7 @@ def real():
 
 
 def python(*arguments, **options):
-    """A Python process that can import the program, its output captured."""
+    """A Python process that can import the program, its output captured; `before`: as of strace."""
     environment = {**os.environ, "PYTHONPATH": str(REPO), **options.pop("env", {})}
-    line = [sys.executable, *map(str, arguments)]
+    line = [*options.pop("before", ()), sys.executable, *map(str, arguments)]
     return subprocess.run(line, capture_output=True, env=environment, **options)

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_classifier import equal
 
 import CatDogClassifier as program
 from CatDogClassifier import ARCHITECTURES, BASES, CatDogClassifier, build_model, keras, layers
-from conftest import REPO, python, quick
+from conftest import REPO, quick
 
 SMALL = "mobilenet-0.25"  # the base that tests are quick with
 
@@ -129,23 +130,16 @@ def test_an_architecture_trains_as_its_tutorial_does(
     assert CatDogClassifier(model=name, epochs=7, batch_size=3).settings.epochs == 7
 
 
-@pytest.mark.parametrize(("flag", "value"), [("model", "resnet"), ("base", "vgg19")])
-def test_an_unknown_architecture_or_base_is_a_usage_error_that_names_all(run, flag, value):
-    code, _, err = run(f"--{flag}", value)
-    names = ", ".join(ARCHITECTURES if flag == "model" else BASES)
-    assert (code, err) == (2, f"CatDogClassifier: --{flag} {value} is none of {names}\n")
+KINDS = [("happy", 1, "sigmoid", "binary"), ("mnist", 10, "softmax", "categorical")]
 
 
-@pytest.mark.parametrize("name", ["features", "happy", "mnist", "signs", "residual"])
-def test_two_classes_have_one_answer_and_more_have_all(name):
-    for classes, kind in ((2, ((None, 1), "sigmoid")), (5, ((None, 5), "softmax"))):
-        model = build_model(name, SMALL, classes)
-        assert (model.output_shape, model.layers[-1].activation.__name__) == kind
-
-
-@pytest.mark.parametrize(("name", "kind"), [("happy", "binary"), ("mnist", "categorical")])
-def test_the_loss_is_the_cross_entropy_of_the_answers(name, kind):
-    assert CatDogClassifier(model=name).createModel().loss == f"{kind}_crossentropy"
+@pytest.mark.parametrize(("name", "count", "activation", "kind"), KINDS)
+def test_two_classes_have_one_answer_and_more_have_all_learned_by_cross_entropy(
+    name, count, activation, kind
+):
+    model = CatDogClassifier(model=name).createModel()
+    assert (model.output_shape, model.loss) == ((None, count), f"{kind}_crossentropy")
+    assert model.layers[-1].activation.__name__ == activation
 
 
 # A net in a file, whatever of it trains. ----------------------------------------------------------
@@ -180,12 +174,8 @@ def answers(model, photos):
     return found if found.shape[1] > 1 else np.concatenate([1 - found, found], axis=1)
 
 
-def same(one, other):
-    return all(map(np.array_equal, one.get_weights(), other.get_weights()))
-
-
 SLOW_NETS = ["finetune_plain", "residual"]
-SAVED = sorted({*NETS} - {"dropout", "frozen", "finetune"} - {*SLOW_NETS})
+SAVED = ["default", "features", "happy", "mnist"]
 
 
 @pytest.mark.parametrize(
@@ -204,10 +194,10 @@ def test_a_saved_net_loads_whatever_trained_then_and_trains_now(name, tmp_path):
         path = save(model, name, tmp_path / "net.h5", "abc")
         other.set_weights([np.zeros_like(array) for array in model.get_weights()])
         program.load_h5(path, other)
-        assert same(model, other)
+        assert equal(model.get_weights(), other.get_weights())
         other.set_weights([np.zeros_like(array) for array in model.get_weights()])
         other.load_weights(path)  # Keras' own reader, which looks at what trains
-        assert same(model, other)
+        assert equal(model.get_weights(), other.get_weights())
     classifier = CatDogClassifier(weights=path)
     classifier.load_weights()
     assert (classifier.settings.model, classifier.classes) == (name, tuple("abc"))
@@ -216,11 +206,11 @@ def test_a_saved_net_loads_whatever_trained_then_and_trains_now(name, tmp_path):
     assert classifier.predictor.forward(photos) == pytest.approx(expected, abs=1e-5)
 
 
-def test_weights_of_another_net_than_asked_for_are_refused(run, weights, dataset, tmp_path):
+def test_weights_of_another_net_than_asked_for_are_refused(run, colours, dataset, tmp_path):
     photo = dataset / "test/cat/cat.0.png"
-    code, _, err = run("--model", "baseline", "--weights", weights, "-f", photo)
+    code, _, err = run("--model", "baseline", "--weights", colours, "-f", photo)
     assert (code, err.count("\n")) == (1, 1)
-    assert f"{weights} holds a net of the kind default, base None. Leave out --model" in err
+    assert f"{colours} holds a net of the kind happy, base None. Leave out --model" in err
     wrong = save(scrambled("mnist"), "signs", tmp_path / "net.h5")
     with pytest.raises(program.CatDogError, match="weights of another net"):
         CatDogClassifier(weights=wrong).load_weights()
@@ -235,19 +225,6 @@ def test_files_of_others_load_into_the_architecture_that_they_are_of(run, datase
     expected = answers(model, program.read_photo(photo, 150)[None])[0]
     assert list(found) == pytest.approx(expected.tolist(), abs=1e-5)
     assert run(*line)[0] == 1  # of the default architecture they are not
-
-
-BASES_OF_NONE = [{"architecture": "frozen", "base": base} for base in ("vgg19", None, ["vgg16"])]
-MANY = [str(number) for number in range(101)]
-CLASSES_OF_NONE = [{"classes": names} for names in (["a"], ["a", "a", "b"], sorted(MANY))]
-
-
-@pytest.mark.parametrize("known", [*BASES_OF_NONE, *CLASSES_OF_NONE, {"architecture": {}}])
-def test_a_file_cannot_ask_for_a_net_that_there_is_not(known, tmp_path, run):
-    path = save(scrambled("mnist"), "mnist", tmp_path / "net.h5", **known)
-    code, out, err = run("--weights", path, "-f", "photo.png")
-    assert (code, out, err.count("\n")) == (1, "", 1)
-    assert f"{path} is not a weights file that can be read (" in err
 
 
 # Bases: nets that others trained. -----------------------------------------------------------------
@@ -480,16 +457,16 @@ def test_a_frozen_net_of_another_kind_is_taken_as_it_is_or_refused_in_one_line(
     assert (code == 0 and base == SMALL) or (code, out, err.count("\n")) == (1, "", 1)
 
 
-def test_fine_tuning_without_a_frozen_net_says_what_to_train_first(run, weights, dataset, tmp_path):
+def test_fine_tuning_without_a_frozen_net_says_what_to_train_first(run, colours, dataset, tmp_path):
     line = "--model", "finetune", "--base", SMALL, "--base-weights", "none", "--dataset", dataset
     line += "--recipe", "tutorial", "--weights", tmp_path / "net.h5", "-q"
     code, out, err = run(*line)
     assert (code, out) == (1, "")
     assert "finetune goes on from a frozen net. Train that first, into the same --weights" in err
-    shutil.copy(weights, tmp_path / "net.h5")  # a net, but another one
+    shutil.copy(colours, tmp_path / "net.h5")  # a net, but another one
     code, out, err = run(*line)
     assert (code, out) == (1, "")
-    assert "net.h5 holds a net of the kind default" in err
+    assert "net.h5 holds a net of the kind happy" in err
 
 
 # Any number of classes, grey photos. --------------------------------------------------------------
@@ -567,13 +544,7 @@ def test_fewer_photos_are_seen_more_often(settings, epochs, dataset):
     assert classifier.settings.epochs == epochs
 
 
-def test_drawings_are_learned_sooner():
-    classifier = CatDogClassifier(quiet=True)
-    classifier.load_data(REPO / "dataset")
-    assert classifier.settings.epochs == 30
-
-
-def test_the_epochs_follow_the_photos_of_each_training(dataset):
+def test_drawings_are_learned_sooner_and_the_epochs_follow_the_photos_of_each_training(dataset):
     classifier, epochs = CatDogClassifier(quiet=True), []
     for data in (dataset, REPO / "dataset", dataset):
         classifier.load_data(data)
@@ -687,14 +658,6 @@ def test_every_precision_has_float32_weights_and_a_float32_answer(policy):
     assert answers(net, photos) == pytest.approx(answers(model, photos), abs=0.01)
 
 
-@pytest.mark.parametrize(
-    ("given", "policy"), [({}, "float32"), ({"precision": "bfloat16"}, "mixed_bfloat16")]
-)
-def test_a_new_net_computes_in_float32_unless_another_precision_was_asked_for(given, policy):
-    model = CatDogClassifier(model="happy", **given).createModel()
-    assert model.get_layer("conv0").dtype_policy.name == policy
-
-
 GPUS = [("NVIDIA H200", (9, 0), "mixed_bfloat16"), ("NVIDIA A100", (8, 0), "mixed_bfloat16")]
 GPUS += [("Tesla T4", (7, 5), "mixed_float16"), ("GTX 1080", (6, 1), "float32")]
 
@@ -716,13 +679,9 @@ def test_the_first_gpu_is_used_with_memory_growth_in_what_it_has_units_for(
     assert program.start_tensorflow(asked) == (f"GPU ({name})", "float32")
 
 
-def test_a_processor_trains_in_float32_unless_asked():
-    for precision, policy in (("auto", "float32"), ("bfloat16", "mixed_bfloat16")):
-        device = program.start_tensorflow(program.Settings(precision=precision))
+def test_a_processor_trains_in_float32_and_a_new_net_computes_in_it_unless_asked():
+    for given, policy in (({}, "float32"), ({"precision": "bfloat16"}, "mixed_bfloat16")):
+        device = program.start_tensorflow(program.Settings(**given))
         assert device == (f"CPU ({os.cpu_count()} cores)", policy)
-
-
-def test_tensorflow_starts_without_a_word():
-    code = "import CatDogClassifier as p; p.start_tensorflow(p.Settings()); p.tf.constant(1)"
-    done = python("-c", code, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        model = CatDogClassifier(model="happy", **given).createModel()
+        assert model.get_layer("conv0").dtype_policy.name == policy

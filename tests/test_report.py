@@ -1,14 +1,15 @@
 """--report: a page of links to the photos; names are escaped, the right photos in order."""
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
-from test_sure import colour_net, paint
 
 from CatDogClassifier import percent
+from conftest import paint
 
 EVIL = "<img src=x onerror=alert(1)>&'\";%41?#b.png"
 TAGS = {"html", "meta", "title", "style", "h1", "h2", "pre", "div", "figure", "figcaption", "a"}
@@ -41,12 +42,6 @@ class Page(HTMLParser):
         self.text += text
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """The weights of a net to compute by hand."""
-    return colour_net(tmp_path_factory.mktemp("weights") / "net.h5")
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A holiday: one cat, two dogs, and something broken."""
@@ -56,10 +51,10 @@ def folder(tmp_path):
     return tmp_path / "holiday"
 
 
-def test_a_folder_is_a_gallery_by_verdict_the_least_confident_first(folder, weights, run, tmp_path):
+def test_a_folder_is_a_gallery_by_verdict_the_least_confident_first(folder, colours, run, tmp_path):
     (tmp_path / "pages").mkdir()
     path = tmp_path / "pages" / "report.html"
-    code, _, err = run("-d", folder, "--weights", weights, "--report", path)
+    code, _, err = run("-d", folder, "--weights", colours, "--report", path)
     assert code == 1  # one is broken
     assert f"report: {path}" in err
     page = Page(path)
@@ -74,11 +69,11 @@ def test_a_folder_is_a_gallery_by_verdict_the_least_confident_first(folder, weig
     assert places == sorted(places)
 
 
-def test_scores_come_with_the_most_confident_mistakes(weights, run, tmp_path):
+def test_scores_come_with_the_most_confident_mistakes(colours, run, tmp_path):
     photos = {"cat/right.png": -100, "cat/faint.png": 4, "cat/wrong.png": 100, "dog/a.png": 9}
     for name, blue in {**photos, "dog/b.png": 90}.items():
         photos[name] = paint(tmp_path / "test" / name, blue)
-    path, data = tmp_path / "scores.html", ("--dataset", tmp_path, "--weights", weights)
+    path, data = tmp_path / "scores.html", ("--dataset", tmp_path, "--weights", colours)
     code, out, _ = run("--evaluate", *data, "--report", path)
     assert code == 0
     page = Page(path)
@@ -100,14 +95,18 @@ def test_scores_come_with_the_most_confident_mistakes(weights, run, tmp_path):
     assert scores["balanced_accuracy"] == pytest.approx(2 / 3)
 
 
-def test_a_report_replaces_an_earlier_one_and_nothing_else(folder, weights, run):
+def test_a_report_replaces_an_earlier_one_and_nothing_else(folder, colours, run):
     path = folder / "report.html"
-    line = ["-d", folder, "--weights", weights, "--report", path]
+    for name in (".report2.html.01234567.tmp", ".reports.tmp", ".report.html.01234567.tmp"):
+        (folder / name).write_bytes(b"half")
+    line = ["-d", folder, "--weights", colours, "--report", path]
     first, whole = run(*line), path.read_text()
     path.write_text(whole[: whole.index("<title>")])
     assert run(*line) == first  # the page is none of the photos
     assert "4 files: 1 cat, 2 dog, 1 unreadable" in first[2]
     assert path.read_text() == whole
+    left = [name for name in os.listdir(folder) if name.endswith(".tmp")]  # of other programs
+    assert sorted(left) == [".report2.html.01234567.tmp", ".reports.tmp"]
     path.write_text("<!doctype html><title>mine</title>")
     code, out, err = run(*line)  # before anything is classified
     assert (code, out) == (1, "")

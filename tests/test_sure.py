@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,36 +24,7 @@ from CatDogClassifier import (
     fit_temperature,
     risk_coverage,
 )
-from conftest import PROGRAM
-
-STEEP, CURVE = 8, [[0.9, 0, 90], [0.5, 5, 100]]  # 90 answers of 0.9 or more, none of them wrong
-
-
-def colour_net(path, **known):
-    """The weights of a net whose P(dog) is a sigmoid of STEEP * (blue - red), of means in 0..1."""
-    classifier = CatDogClassifier(weights=str(path), model="happy", quiet=True)
-    shapes = [weight.shape for weight in classifier.createModel().weights]
-    kernel, bias, gamma, beta, mean, var, fc, shift = map(np.zeros, shapes)
-    kernel[3, 3, 0, 0] = kernel[3, 3, 2, 1] = gamma[:2] = 1  # copies of red and blue
-    var[:] = 1 - 0.001  # with what Keras adds to it
-    fc[0::32], fc[1::32] = -STEEP / 1024, STEEP / 1024  # 32 x 32 places
-    classifier.model.set_weights([kernel, bias, gamma, beta, mean, var, fc, shift])
-    classifier.info.update(known)
-    classifier.save_weights()
-    return str(path)
-
-
-def paint(path, blue):
-    """A photo that is so much more blue than red, -128 to 127; returns its P(dog)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), (128 - blue // 2, 60, 128 - blue // 2 + blue)).save(path)
-    return 1 / (1 + np.exp(-STEEP * blue / 255))
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory):
-    """The weights of `colour_net`, sure from 0.9 on."""
-    return colour_net(tmp_path_factory.mktemp("colours") / "net.h5", risk_coverage=CURVE)
+from conftest import colour_net, paint
 
 
 @pytest.fixture
@@ -107,13 +77,11 @@ def test_only_what_the_net_is_in_doubt_of_is_looked_at_in_the_mirror_too(classes
     assert list(map(len, shown)) == [5]
 
 
+SLOW = pytest.param("best", False, False, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("recipe", "augment", "twice"),
-    [
-        ("best", True, True),
-        ("tutorial", True, False),
-        pytest.param("best", False, False, marks=pytest.mark.slow),
-    ],
+    ("recipe", "augment", "twice"), [("best", True, True), ("tutorial", True, False), SLOW]
 )
 def test_a_training_calibrates_and_what_learned_from_mirrored_photos_looks_twice(
     recipe, augment, twice, dataset, tmp_path
@@ -166,22 +134,6 @@ def test_the_reliability_diagram_shows_the_bins(tmp_path):
     assert "test photos" in axes.get_title()
 
 
-ODD = [{"temperature": number} for number in (0, "1", float("nan"), 1e-300)] + [{"tta": 1}]
-CURVES = [{}, [[0.9, 1]], [["a", 1, 2]], [[0.9, 0, 0]], [[0.9, 0, 10**400]], [[0.9, 3, 2]]]
-ODD += [{"risk_coverage": curve} for curve in [*CURVES, [[0.9, 0, float("inf")]], [[1.5, 0, 9]]]]
-
-
-@pytest.mark.parametrize("known", ODD)
-def test_a_file_that_is_damaged_in_what_it_says_of_its_confidence_is_refused(
-    known, run, holiday, tmp_path
-):
-    path = colour_net(tmp_path / "odd.h5", **known)
-    code, out, err = run("-d", holiday, "--weights", path, "--unsure", 0.01)
-    assert (code, out) == (1, "")
-    assert err.startswith(f"CatDogClassifier: {path} is not a weights file that can be read (")
-    assert err.count("\n") == 1
-
-
 # --unsure. ----------------------------------------------------------------------------------------
 
 
@@ -228,19 +180,6 @@ def test_a_training_that_is_stopped_does_not_know_how_far_it_can_be_relied_on(
     code, out, err = run("-f", photo, "--weights", tmp_path / "net.h5", "--unsure", 0.1)
     assert (code, out) == (1, "")
     assert "net.h5 has no risk-coverage curve. Train to the end" in err
-
-
-def test_curves_do_not_replace_files_of_others(dataset, tmp_path, run):
-    Image.new("RGB", (8, 8)).save(tmp_path / "net_loss.png")
-    (tmp_path / "net_history.csv").write_text("epoch,weather\n1,rain\n")
-    before = {name: (tmp_path / name).read_bytes() for name in ("net_loss.png", "net_history.csv")}
-    line = ("--dataset", dataset, "--weights", tmp_path / "net.h5", "--model", "signs")
-    code, out, err = run(*line, "--epochs", 1, "--json")
-    assert code == 1  # for not all is there that there should be
-    assert {name: (tmp_path / name).read_bytes() for name in before} == before
-    names = [Path(path).name for path in json.loads(out)["files"]]
-    assert names == ["net.h5", "net_accuracy.png", "net_reliability.png"]
-    assert err.count(" is missing: ") == 2
 
 
 # --sort-into. -------------------------------------------------------------------------------------
@@ -299,28 +238,6 @@ def test_nothing_is_overwritten(colours, holiday, run, tmp_path):
     assert not (tmp_path / "nowhere.png").exists()
 
 
-COPIED = re.compile(r"(\d+) copied, (\d+) there already")
-
-
-def test_two_runs_at_the_same_time_copy_every_photo_once(colours, tmp_path):
-    count = 1500
-    (tmp_path / "in").mkdir()
-    for number in range(count):
-        photo = Image.new("RGB", (2, 2), (number % 256, number // 256, 7))
-        photo.save(tmp_path / "in" / f"{number}.bmp")
-    CatDogClassifier(weights=colours, quiet=True).predict(tmp_path / "in" / "0.bmp")  # converted
-    line = [sys.executable, PROGRAM, "-d", tmp_path / "in", "--weights", colours]
-    line += ["--sort-into", tmp_path / "out"]
-    both = [subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in "ab"]
-    said = [process.communicate()[1].decode() for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    copied = [list(map(int, COPIED.search(text).groups())) for text in said]
-    assert [sum(row) for row in copied] == [count, count]
-    assert sum(new for new, _ in copied) == count
-    names = sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert names == sorted(path.name for path in (tmp_path / "in").iterdir())
-
-
 def test_whenever_another_run_is_faster_its_copy_is_enough(colours, run, tmp_path, monkeypatch):
     """That of the Nth photo comes to be before the Nth look at the file system."""
     source, target, rows = tmp_path / "in", tmp_path / "out" / "cat", io.StringIO()
@@ -345,15 +262,6 @@ def test_whenever_another_run_is_faster_its_copy_is_enough(colours, run, tmp_pat
     assert len(faster) >= 5  # it takes a few looks
     assert tree(target) == tree(source)
     assert f"{40 - len(faster)} copied, {len(faster)} there already" in err
-
-
-@pytest.mark.parametrize("classes", [["../a", "../b"], ["a\0", "b"], ["..", "z"], ["/tmp", "z"]])
-def test_a_class_that_cannot_be_a_folder_is_refused(classes, holiday, run, tmp_path):
-    path = colour_net(tmp_path / "x.h5", classes=classes)
-    code, out, err = run("-d", holiday, "--weights", path, "--sort-into", tmp_path / "out" / "deep")
-    assert (code, out) == (1, "")
-    assert re.search(r"its class \S+ cannot be a folder", err)
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
