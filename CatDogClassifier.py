@@ -37,7 +37,6 @@ import re
 import shlex
 import shutil
 import signal
-import stat
 import sys
 import tempfile
 import threading
@@ -154,13 +153,11 @@ def handling_signals(handler):
             signal.signal(number, earlier or signal.SIG_DFL)
 
 
-# What could forge a line, act on a terminal or turn the text around, and bytes that are no text.
-CONTROL = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-
-
 def escape_control(text):
     """The text on one line, control characters and undecodable bytes of a name as escapes."""
-    return re.sub(CONTROL, lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    # What could forge a line, act on a terminal or turn text around, and bytes that are no text.
+    control = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    return re.sub(control, lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 def reason(error):
@@ -232,8 +229,8 @@ class Lazy:
             raise CatDogError(f"{error.name} is not installed", fix) from None
 
 
-tf, keras, h5py = Lazy("tensorflow"), Lazy("keras"), Lazy("h5py")
-layers, ops = Lazy("keras.layers"), Lazy("keras.ops")
+tf, h5py = Lazy("tensorflow"), Lazy("h5py")
+keras, layers, ops = Lazy("keras"), Lazy("keras.layers"), Lazy("keras.ops")
 matplotlib, matplotlib_figure = Lazy("matplotlib"), Lazy("matplotlib.figure")
 
 
@@ -249,12 +246,9 @@ def output_layer(classes, name):
 
 
 def convnet(size, classes, base=None, filters=(), units=(512,), dropout=0.0, **more):
-    """A net of the tutorials: convolutions, then dense layers; (N, size, size, channels) in 0..1.
-
-    1,061,313 parameters with five filters, 3,453,121 with four, whose last maps are larger. With
-    Keras' initializer the signal fades through five rectified layers and learning starts late, so
-    He et al. (2015, arXiv:1502.01852) derived "he_normal".
-    """
+    """A net of the tutorials: convolutions, dense layers; (N, size, size, channels) in 0..1."""
+    # With Keras' initializer the signal fades through five rectified layers and learning starts
+    # late, so He et al. (2015, arXiv:1502.01852) derived "he_normal".
     kind = {"activation": "relu", "kernel_initializer": more.get("initializer", "glorot_uniform")}
     net = [keras.Input((size, size, more.get("channels", 3)))]  # (N, 150, 150, 3)
     for i, count in enumerate(filters):
@@ -262,13 +256,13 @@ def convnet(size, classes, base=None, filters=(), units=(512,), dropout=0.0, **m
         net.append(layers.Conv2D(count, 3, name=f"conv2d_{i}", **kind))  # (N, 148, 148, 32) first
         if i + 1 < len(filters) or more.get("last_pool", True):
             net.append(layers.MaxPooling2D(2, name=f"max_pooling2d_{i}"))  # (N, 74, 74, 32) first
+    # Five filters make 1,061,313 parameters; four 3,453,121, for their last maps are larger.
     net.append(layers.Flatten(name="flatten"))  # (N, 2 * 2 * 256) of five, (N, 7 * 7 * 128) of four
     if dropout:  # leaves features out at random, so that no unit can rely on a single one
         net.append(layers.Dropout(dropout, name="dropout"))
-    for i, count in enumerate(units):
-        net.append(layers.Dense(count, name=f"dense_{i}", **kind))  # (N, 512)
-    answer = output_layer(classes, f"dense_{len(units)}")  # (N, 1) or (N, classes)
-    return keras.Sequential([*net, answer])  # one layer after the other
+    net += [layers.Dense(n, name=f"dense_{i}", **kind) for i, n in enumerate(units)]  # (N, 512)
+    net.append(output_layer(classes, f"dense_{len(units)}"))  # (N, 1) or (N, classes)
+    return keras.Sequential(net)  # one layer after the other
 
 
 def happy_faces(size, classes, base=None):
@@ -281,23 +275,19 @@ def happy_faces(size, classes, base=None):
 
 
 def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
-    """A net of our own, made for a CPU: 2,864,289 parameters, most work where maps are small.
-
-    Residual blocks (He et al. 2016, arXiv:1512.03385) with squeeze and excitation (Hu et al. 2018,
-    arXiv:1709.01507). `stages`: channels and number of blocks at 1/4 of the size, 1/8, 1/16.
-    """
+    """A net of our own, made for a CPU: 2,864,289 parameters, most work where maps are small."""
 
     def convolution(maps, count, name, stride=1, rectified=True):
         """3x3, normalized: its scale and shift take the place of a bias."""
         kind = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
         maps = layers.Conv2D(count, 3, stride, name=f"{name}_conv", **kind)(maps)
         # Each map gets mean 0 and deviation 1, then a scale and a shift (Ioffe and Szegedy 2015).
-        normalized = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")  # 0.99 lags
-        maps = normalized(maps)  # (N, H, W, count)
+        maps = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(maps)  # 0.99 lags
         return layers.ReLU(name=f"{name}_relu")(maps) if rectified else maps
 
     def block(maps, count, name):
-        """Two convolutions learn what to add to their input, two small layers to weigh it."""
+        """A residual block: two convolutions learn what to add, two small layers to weigh it."""
+        # He et al. 2016 (arXiv:1512.03385); squeeze, excitation: Hu et al. 2018 (arXiv:1709.01507).
         change = convolution(maps, count, f"{name}_1")  # (N, H, W, count)
         change = convolution(change, count, f"{name}_2", rectified=False)
         means = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_averages")(change)
@@ -308,7 +298,7 @@ def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
 
     photos = keras.Input((size, size, 3))  # (N, 160, 160, 3)
     maps = convolution(photos, 32, "stem", stride=2)  # (N, 80, 80, 32)
-    for stage, (count, blocks) in enumerate(stages, start=1):
+    for stage, (count, blocks) in enumerate(stages, start=1):  # at 1/4 of the size, 1/8, 1/16
         maps = layers.MaxPooling2D(2, name=f"stage{stage}_pool")(maps)
         maps = convolution(maps, count, f"stage{stage}")  # (N, 40, 40, 64), then half and wider
         for number in range(1, blocks + 1):
@@ -317,17 +307,8 @@ def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
     return keras.Model(photos, output_layer(classes, "answer")(averages))
 
 
-# How the blocks of EfficientNet-Lite0 widen, their maps, repeats, stride of the first, kernel.
-LITE_BLOCKS = (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3)
-LITE_BLOCKS += (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3)
-
-
 def efficientnet_lite0(pixels):
-    """EfficientNet-Lite0 without its head, made for CPUs: pixels 0..255 -> (N, 1280); 3,413,024.
-
-    Each block widens its maps, looks at every one alone, and narrows them again (Tan and Le 2019,
-    arXiv:1905.11946; Lite: no squeeze and excitation, ReLU6 everywhere).
-    """
+    """EfficientNet-Lite0 without its head, made for CPUs: pixels 0..255 -> (N, 1280); 3,413,024."""
 
     def convolution(maps, name, kernel, count=None, stride=1, rectified=True):
         """A normalized convolution; without a count of each map alone (depthwise)."""
@@ -339,7 +320,12 @@ def efficientnet_lite0(pixels):
 
     maps = layers.Rescaling(1 / 128, -127 / 128, name="normalized")(pixels)  # about -1..1
     maps = convolution(maps, "stem", 3, 32, stride=2)  # (N, 112, 112, 32)
-    for stage, (wider, count, repeats, stride, kernel) in enumerate(LITE_BLOCKS, start=1):
+    # Each block widens its maps, looks at every one alone, and narrows them again (Tan and Le 2019,
+    # arXiv:1905.11946; Lite: no squeeze and excitation, ReLU6 everywhere). How the blocks of a
+    # stage widen, their maps, repeats, stride of the first, kernel:
+    stages = (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3)
+    stages += (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3)
+    for stage, (wider, count, repeats, stride, kernel) in enumerate(stages, start=1):
         for number in range(repeats):
             name, given = f"block{stage}_{number}", maps
             if wider > 1:
@@ -413,12 +399,11 @@ DEFAULT = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initiali
 FOUR, HANDS = net_of(convnet, filters=(32, 64, 128, 128)), net_of(convnet, units=(25, 12))
 DIGITS = net_of(convnet, filters=(32, 64, 64), units=(64,), channels=1, last_pool=False)
 DROPOUT, HEAD = net_of(FOUR, dropout=0.5), net_of(transfer_model, dropout=0.5)
-BASED = transfer_model  # the same without dropout
+TOP = transfer_model  # the same without dropout
 PLAIN, STEPS, LONG = {"augment": False}, {"steps": 100}, {"epochs": 100}
 SLOW, SLOWER, SLOWEST = ({"learning_rate": rate} for rate in (1e-4, 2e-5, 1e-5))
 B20, B50, B64 = ({"batch_size": count} for count in (20, 50, 64))
-ONCE, FROZEN = {"transfer": "features"}, {"transfer": "frozen"}
-LAST = {"transfer": "last block", "warm_start": "frozen"}
+ONCE, LAST = {"transfer": "features"}, {"transfer": "last block", "warm_start": "frozen"}
 GROWING = {"size": 160, "progressive_sizes": (64, 80, 96, 112), "best": {"learning_rate": 0.002}}
 GREY, SIX = {"size": 28, "channels": 1, "classes": 10}, {"size": 64, "classes": 6}
 ADAM, OLD_WAY, NEW_WAY = {"optimizer": "adam"}, STEPS | SLOWEST | LONG, SLOW | {"epochs": 5}
@@ -428,10 +413,8 @@ ARCHITECTURES = {
     "dropout": Architecture(DROPOUT, "the same with dropout and augmentation", LONG, STEPS | SLOW),
     "residual": Architecture(residual, "our own: the best from scratch", B64, **GROWING),
     "features": Architecture(HEAD, "a base describes photos once", PLAIN | SLOWER | B20, **ONCE),
-    "frozen": Architecture(BASED, "a base before the head: slow", STEPS | SLOWER, **FROZEN),
-    "finetune_plain": Architecture(
-        BASED, "its end learns too", PLAIN | SLOWEST | B20 | LONG, **LAST
-    ),
+    "frozen": Architecture(TOP, "a base before the head: slow", STEPS | SLOWER, transfer="frozen"),
+    "finetune_plain": Architecture(TOP, "its end learns too", PLAIN | SLOWEST | B20 | LONG, **LAST),
     "finetune": Architecture(HEAD, "all of it learns, slowly", {}, OLD_WAY, ADAM | NEW_WAY, **LAST),
     "imagenet": Architecture(imagenet, "a base as it is, 1,000 classes", size=224, classes=1000),
     "happy": Architecture(happy_faces, "happy faces", PLAIN | B50 | {"epochs": 40}, ADAM, size=64),
@@ -453,17 +436,15 @@ def image_size(architecture, base):
 
 
 def build_model(architecture, base, classes, policy="float32"):
-    """A new net: its layers compute in a Keras dtype policy, its weights are float32.
-
-    Of a base only the last block trains, or nothing, and never its batch normalization: a few
-    photos would spoil what that knows of a million.
-    """
+    """A new net: its layers compute in a Keras dtype policy, its weights are float32."""
     kind, before = ARCHITECTURES[architecture], keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
         model = kind.build(image_size(architecture, base), classes, base)
     finally:
         keras.config.set_dtype_policy(before)
+    # Of a base only the last block trains, or nothing, and never its batch normalization: a few
+    # photos would spoil what that knows of a million.
     thawed, names = False, [layer.name for layer in model.layers]  # none until that block
     for layer in model.layers[: names.index("flatten")] if kind.transfer else ():
         thawed = thawed or (kind.transfer == "last block" and layer.name == BASES[base].block)
@@ -482,15 +463,11 @@ def base_of(model):
 SPLITS = ("train", "validation", "test")
 SPLIT_ALIASES = {"val": "validation", "valid": "validation"}
 CLASS_ALIASES = {"cats": "cat", "dogs": "dog"}
-SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__pycache__"}  # as are all names that begin with a dot
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 MAX_PIXELS = 100_000_000  # to decode; larger JPEGs, up to Pillow's limit, at part of their size
 MANY_PIXELS = 20_000_000  # of photos with more only one is decoded at a time
 MAX_BYTES = 500_000_000  # of a photo's file: more than the largest BMP of that size
-MAX_SCANS = 100  # of a progressive JPEG; usual are ten
 MAX_CLASSES, MAX_TEXT = 100, 65_536  # classes of a net; bytes of a text in a weights file
-READ_AHEAD = 128  # photos that are read while earlier ones are classified
-DRAWING_MARK = b"drawing by CatDogClassifier"  # the JPEG comment of the drawings in dataset/
 LARGE_PHOTOS = ThreadPoolExecutor(1)  # one at a time, in one thread: each may take a gigabyte
 # What a file looks like that this program may replace, for it has written that.
 OURS = rb'\x89HDF.*"program": "CatDogClassifier|\x89PNG.*Software\x00CatDogClassifier'
@@ -503,10 +480,10 @@ def open_regular(path, limit=math.inf):
     if os.path.isdir(path):  # Windows cannot open a folder to look at it
         os.scandir(path).close()  # a folder that may not be looked into says so
         raise IsADirectoryError(errno.EISDIR, "a folder, not a file", path)
-    found = os.stat(path)  # before it is opened: that alone acts on pipes
-    if not stat.S_ISREG(found.st_mode):
+    size = os.path.getsize(path)  # before it is opened: that alone acts on pipes
+    if not os.path.isfile(path):
         raise OSError(errno.EINVAL, "not a regular file", path)
-    if found.st_size > limit:
+    if size > limit:
         raise OSError(errno.EFBIG, f"more than {limit / 1e6:.0f} MB", path)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(path, flags), "rb")
@@ -533,10 +510,7 @@ def replacing(path):
 
 
 def write_file(path, content, flag="--weights"):
-    """Write bytes, whole or not at all, over nothing but what is ours.
-
-    With None only find out whether that could be done, rather than after an hour of work.
-    """
+    """Write bytes, whole or not at all, over nothing but what is ours; None: see if that can be."""
     target, fix = Path(os.path.realpath(path)), f"Make room, or name another {flag}"
     try:
         if os.path.exists(path):
@@ -549,7 +523,7 @@ def write_file(path, content, flag="--weights"):
         if content is not None:
             with replacing(path) as file:
                 file.write(content)
-        else:  # the longest name of all that will lie there
+        else:  # now rather than after an hour of work; the longest name that will lie there
             trial = target.with_name(f".{target.stem}_reliability.png.01234567.tmp")
             trial.touch()
             trial.unlink()
@@ -579,15 +553,11 @@ def natural_order(names):
 
 def is_system_file(name):
     """True for what file managers leave among photos: .DS_Store, ._x.jpg, Thumbs.db."""
-    return name.startswith(".") or name.lower() in SYSTEM_FILES
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__pycache__")
 
 
 def list_photos(folder):
-    """Yield the paths of all files of a folder, sorted, then of its subfolders; links not followed.
-
-    Only system files are left out: what is a photo is decided by reading it. A folder that cannot
-    be listed is yielded itself, for reading it tells why.
-    """
+    """Yield the paths of a folder's files, sorted, then of its subfolders'; no link is followed."""
     waiting = [os.fspath(folder)]  # a stack: folders may lie deeper than Python's
     while waiting:
         here = waiting.pop()
@@ -598,8 +568,9 @@ def list_photos(folder):
                     names.append(entry.name)
                     folders |= {entry.name} if entry.is_dir(follow_symlinks=False) else set()
         except OSError:
-            yield here
+            yield here  # reading it tells why it cannot be listed
             continue
+        # Nothing else is left out: what is a photo is decided by reading it.
         names = natural_order(name for name in names if not is_system_file(name))
         yield from (os.path.join(here, name) for name in names if name not in folders)
         waiting += [os.path.join(here, name) for name in names[::-1] if name in folders]
@@ -620,10 +591,7 @@ def is_folder_name(name):
 
 
 def list_split(dataset, split, expected=None, some=False):
-    """The photos of one split: {class: [paths]}, sorted; a folder is a class, two at least.
-
-    Of `expected` classes all have to be there or, with `some`, no others: these are empty.
-    """
+    """The photos of one split: {class: [paths]}, sorted; a folder is a class, two at least."""
     layout = f"Expected {dataset}/{{train,validation,test}}/{{cat,dog}}/*.jpg"
     layout += "; python dataset/prepare.py SOURCE NEW makes it"
     if not os.path.isdir(dataset):
@@ -637,8 +605,8 @@ def list_split(dataset, split, expected=None, some=False):
         held = f"{len(classes)} ({', '.join([*classes][:5])})"
         problem = f"{where} must hold two classes, or up to {MAX_CLASSES}, but holds {held}"
         raise CatDogError(problem, layout)
-    missing = set(expected or ()) - set(classes)
-    if expected and (set(classes) - set(expected) or (missing and not some)):
+    # Of expected classes all have to be there or, with `some`, no others: the rest are empty.
+    if expected and (set(classes) - set(expected) or not (some or set(expected) <= set(classes))):
         problem = f"{where} holds {', '.join(classes)} instead of {', '.join([*expected][:9])}"
         raise CatDogError(problem, f"Name other --weights, or another --dataset. {layout}")
     return {name: classes.get(name, []) for name in expected or classes}
@@ -684,7 +652,7 @@ def decode(image, file, size, exact=False):
     if progressive:  # stored in several passes over the picture, each as slow as a whole one
         place = file.tell()
         file.seek(0)
-        if file.read().count(b"\xff\xda") > MAX_SCANS:
+        if file.read().count(b"\xff\xda") > 100:  # scans; usual are ten
             raise PhotoError("too many scans: it would take forever")
         file.seek(place)
     if (pixels if progressive else math.prod(image.size)) > MANY_PIXELS:
@@ -704,8 +672,7 @@ def resize_square(image, size):
     elif turned.has_transparency_data:
         turned = turned.convert("RGBA")
         turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
-    filtered = {"resample": Image.Resampling.BILINEAR, "reducing_gap": 3.0}
-    square = turned.convert("RGB").resize((size, size), **filtered)
+    square = turned.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
     image.close()
     return np.asarray(square)
 
@@ -714,7 +681,6 @@ def read_photos(paths, size, read=read_photo):
     """Yield (path, photo or PhotoError) of any iterable in order, read ahead in threads."""
 
     def attempt(path):
-        """The photo, or what is wrong with it."""
         try:
             return path, read(path, size)
         except PhotoError as error:
@@ -724,7 +690,7 @@ def read_photos(paths, size, read=read_photo):
     try:
         for path in paths:
             waiting.append(pool.submit(attempt, path))
-            if len(waiting) >= READ_AHEAD:
+            if len(waiting) >= 128:  # so many are read while earlier ones are classified
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -743,7 +709,7 @@ def count_kinds(paths, most=5):
 def is_drawing(path):
     """True for one of the drawings that come with the project, by their JPEG comment."""
     with contextlib.suppress(PhotoError), open_image(path) as (image, _):
-        return image.info.get("comment") == DRAWING_MARK
+        return image.info.get("comment") == b"drawing by CatDogClassifier"
     return False
 
 
@@ -758,19 +724,15 @@ SHARPNESS = (0.7, 0.2, 0.1)  # shares of photos shown with all detail, half of i
 
 
 def load_photos(classes, size, console):
-    """The photos of {class: [paths]}: uint8 (N, size, size, 3), float32 (N, 1) places of classes.
-
-    They lie in a mapped temporary file, so they need not fit into memory. One that cannot be read
-    is named and left out, but no more than MAX_LOST.
-    """
+    """Photos of {class: [paths]}: uint8 (N, size, size, 3), float32 (N, 1) places of classes."""
     rows = [(path, place) for place, name in enumerate(classes) for path in classes[name]]
     reads, labels, lost = read_photos((path for path, _ in rows), size), [], {}
     reads = zip(console.watch("reading", reads, len(rows)), rows, strict=True)
     try:
-        with tempfile.TemporaryFile() as file:
+        with tempfile.TemporaryFile() as file:  # mapped, so they need not fit into memory
             for (path, photo), (_, place) in reads:
                 if isinstance(photo, PhotoError):
-                    lost[path] = str(photo)
+                    lost[path] = str(photo)  # left out and named below, but no more than MAX_LOST
                 else:
                     file.write(photo)
                     labels.append([place])
@@ -792,14 +754,6 @@ def load_photos(classes, size, console):
     return photos, labels
 
 
-def compute_features(base, photos, console):
-    """What a base makes of uint8 photos (N, size, size, 3): float32 (N, ...)."""
-    starts = range(0, len(photos), 32)
-    starts = console.watch("describing", starts, len(starts))
-    found = [base.predict_on_batch(to_float(photos[start : start + 32])) for start in starts]
-    return np.concatenate(found)  # (N, 4, 4, 512) of VGG16
-
-
 def to_grayscale(photos, channels):
     """uint8 photos (N, S, S, 3) with so many channels: one is grey, by the luma of ITU-R BT.601."""
     if channels == 3:
@@ -816,28 +770,21 @@ def to_float(photos, channels=3):
 
 def draw_affines(rng, count, size):
     """Random changes in the tutorials' ranges: (count, 6) float32, see `affine_rows`."""
-
-    def spread(limit, middle=0.0):
-        return rng.uniform(middle - limit, middle + limit, count)
-
-    turn, right, down = spread(ROTATION), spread(SHIFT) * size, spread(SHIFT) * size
-    shear, zoom_x, zoom_y = spread(SHEAR), spread(ZOOM, 1.0), spread(ZOOM, 1.0)
-    return affine_rows(turn, right, down, shear, zoom_x, zoom_y, rng.random(count) < 0.5, size)
+    limits = (ROTATION, SHIFT, SHIFT, SHEAR)
+    turn, right, down, shear = (rng.uniform(-limit, limit, count) for limit in limits)
+    zooms, mirror = rng.uniform(1 - ZOOM, 1 + ZOOM, (2, count)), rng.random(count) < 0.5
+    return affine_rows(turn, right * size, down * size, shear, *zooms, mirror, size)
 
 
 def draw_crops(rng, count, size):
-    """Random crops within the photo, turned a little, in other light, less sharp: (count, 11).
-
-    35 to 100 % of the area, sides stretched against each other by up to e^0.25, turned by up to 10
-    degrees, half of them mirrored: see `affine_rows`; then factors of the colours and something to
-    add, see `warp`; last, how often the sides are halved, see `blur`.
-    """
+    """Random crops within the photo, turned a little, in other light, less sharp: (count, 11)."""
+    # 35 to 100 % of the area, sides stretched against each other by up to e^0.25, half mirrored.
     side, stretch = np.sqrt(rng.uniform(0.35, 1, count)), np.exp(rng.uniform(-0.125, 0.125, count))
-    zoom_x, zoom_y = np.minimum(side * stretch, 1), np.minimum(side / stretch, 1)
-    shifts = (rng.uniform(-0.5, 0.5, count) * (1 - zoom) * size for zoom in (zoom_x, zoom_y))
-    right, down = shifts  # in pixels; so far that the crop still lies within the photo
+    zooms = np.minimum([side * stretch, side / stretch], 1)  # (2, count)
+    right, down = rng.uniform(-0.5, 0.5, (2, count)) * (1 - zooms) * size  # pixels: none outside
     turn, mirror = rng.uniform(-TILT, TILT, count), rng.random(count) < 0.5
-    places = affine_rows(turn, right, down, 0.0, zoom_x, zoom_y, mirror, size)  # (count, 6)
+    places = affine_rows(turn, right, down, 0.0, *zooms, mirror, size)  # (count, 6)
+    # Factors of the colours and something to add, see `warp`; how often sides are halved, `blur`.
     gains = rng.uniform(1 - CONTRAST, 1 + CONTRAST, (count, 1))  # (count, 1): of all colours
     gains = gains * rng.uniform(1 - CAST, 1 + CAST, (count, 3))  # (count, 3): of each colour
     lift = rng.uniform(-LIGHT, LIGHT, (count, 1)) + 0.5 * (1 - gains.mean(axis=1, keepdims=True))
@@ -886,14 +833,10 @@ def warp(photos, affines, side=None):
     flat = tf.reshape(photos, (-1, channels))  # (N * S * S, C): one index finds a pixel
     line = tf.cast(top, tf.int32) + size * tf.range(count)[:, None, None]
     first = tf.cast(left, tf.int32) + size * line  # (N, side, side): the pixel left above
-
-    def blend(offset, share):
-        """Between the pixels at an offset from the first and their right neighbours."""
-        one, other = (tf.cast(tf.gather(flat, first + offset + i), tf.float32) for i in (0, 1))
-        return one + (other - one) * share
-
+    four = (tf.gather(flat, first + offset) for offset in (0, 1, size, size + 1))
+    a, b, c, d = (tf.cast(pixels, tf.float32) for pixels in four)  # two above, two below
     across, down = (x - left)[..., None], (y - top)[..., None]  # (N, side, side, 1) in 0..1
-    upper, lower = blend(0, across), blend(size, across)
+    upper, lower = a + (b - a) * across, c + (d - c) * across  # (N, side, side, C)
     pixels = (upper + (lower - upper) * down) / 255.0  # (N, side, side, C) in 0..1
     if affines.shape[1] == 6:
         return pixels
@@ -902,21 +845,11 @@ def warp(photos, affines, side=None):
 
 
 def draw_changes(rng, photos, augment):
-    """Photos, uint8 (B, S, S, C), and what is to change about them: (B, 6) or (B, 11)."""
-    affines = augment(rng, len(photos), photos.shape[1])
+    """Photos, uint8 (B, S, S, C), and what is to change about them: (B, 6), (B, 11), or (0, 0)."""
+    affines = augment(rng, len(photos), photos.shape[1]) if augment else np.empty((0, 0))
     if augment is draw_crops:
         photos = np.stack([blur(*each) for each in zip(photos, affines[:, 10], strict=True)])
     return photos, affines
-
-
-def draw_epoch(photos, labels, order, batch_size, rng, augment, side):
-    """Yield one epoch as (photos, labels, affines, side), `order` being the rows, (n,)."""
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch, affines = np.asarray(photos[rows]), np.empty((0, 0))  # (B, S, S, C)
-        if augment:
-            batch, affines = draw_changes(rng, batch, augment)
-        yield batch, labels[rows], affines, side
 
 
 def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, steps=0, side=None):
@@ -934,11 +867,12 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
     compiled = tf.function(warp, jit_compile=True)
 
     def draw():
-        """One epoch, see `draw_epoch`."""
+        """Yield one epoch, each batch as `finish` takes it."""
         pixels, passes = side() if side else photos.shape[1], range(0, wanted, count)
         order = [np.arange(count) if rng is None else rng.permutation(count) for _ in passes]
-        order = np.concatenate(order)[:wanted]
-        return draw_epoch(photos, labels, order, batch_size, rng, augment, pixels)
+        for rows in np.split(np.concatenate(order)[:wanted], range(batch_size, wanted, batch_size)):
+            batch, affines = draw_changes(rng, np.asarray(photos[rows]), augment)
+            yield batch, labels[rows], affines, pixels
 
     def finish(batch, labels, affines, pixels):
         """A batch as the net takes it."""
@@ -949,9 +883,8 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
         return (batch, hot) if np.ptp(counts) == 0 else (batch, hot, tf.gather(weights, places))
 
     width = augment(np.random.default_rng(0), 1, 2).shape[1] if augment else 0
-    kinds = [((None, *photos.shape[1:]), photos.dtype), ((None, 1), tf.float32)]
-    kinds += [((None, width), tf.float32), ((), tf.int32)]
-    signature = tuple(itertools.starmap(tf.TensorSpec, kinds))
+    shapes, floats = ((None, *photos.shape[1:]), (None, 1), (None, width), ()), [tf.float32] * 2
+    signature = tuple(map(tf.TensorSpec, shapes, [photos.dtype, *floats, tf.int32]))
     batches = tf.data.Dataset.from_generator(draw, output_signature=signature)
     length = tf.data.experimental.assert_cardinality(math.ceil(wanted / batch_size))
     options = tf.data.Options()
@@ -1007,7 +940,6 @@ def start_tensorflow(settings):
 # ==================================================================================================
 # 7. Training: recipe, optimizer, epochs, the best of them, checkpoint and resume
 
-
 # How a net is trained: where Settings differ; `anneal`: the rate rises, then falls to zero,
 # see `cosine_schedule`; `augment` draws the changes of the photos; `tta`: what learned so answers
 # twice where in doubt, see `Predictor`.
@@ -1020,8 +952,8 @@ RECIPES = {
 RESUME_KEYS = ("model", "recipe", "steps", "batch_size", "optimizer", "learning_rate", "augment")
 RESUME_KEYS += ("precision", "seed")
 SHOWN, MOST_EPOCHS = 800_000, 100  # photos that "best" shows in all, in so many epochs at most
-HEAD_EPOCHS = 12  # of a new head alone, before its base learns as well
-WEIGHT_DECAY = 0.5  # of adamw and muon: kernels shrink by this times the learning rate in each step
+# A dataset: {split: (photos, labels)} of `load_photos`, test may be missing; a digest of it all.
+Data = collections.namedtuple("Data", "classes splits is_synthetic state")
 
 
 def resolve_settings(given):
@@ -1055,22 +987,20 @@ def muon():
     """The optimizer Muon for convolutions (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
     What a kernel is moved by is made orthogonal first, so that it learns in all directions and not
-    in the strongest alone; all else gets AdamW. Momentum 0.95 is Jordan's; the factor 0.2 makes
-    steps as long as AdamW's, whose learning rates it takes (Liu et al. 2025, arXiv:2502.16982).
-    Keras' own Muon leaves convolutions to AdamW.
+    in the strongest alone; all else gets AdamW, to which Keras' own Muon leaves convolutions too.
     """
 
     class Muon(keras.optimizers.AdamW):
         """Kernels of convolutions have four axes: height, width, channels in and out."""
 
         def update_step(self, gradient, variable, learning_rate):
-            """What Keras calls for each variable."""
             if len(variable.shape) != 4:
                 super().update_step(gradient, variable, learning_rate)
                 return
             momentum = self._momentums[self._get_variable_index(variable)]
-            self.assign(momentum, 0.95 * momentum + gradient)
+            self.assign(momentum, 0.95 * momentum + gradient)  # 0.95 is Jordan's
             matrix = ops.reshape(0.95 * momentum + gradient, (-1, variable.shape[-1]))  # (9 C, C')
+            # As long as AdamW's, whose learning rates it takes (Liu et al. 2025, arXiv:2502.16982).
             change = orthogonalize(matrix) * 0.2 * max(matrix.shape) ** 0.5  # (9 C, C')
             self.assign_sub(variable, learning_rate * ops.reshape(change, variable.shape))
 
@@ -1090,7 +1020,7 @@ def orthogonalize(matrix):
     return ops.matmul(matrix, product)  # (rows, columns)
 
 
-def cosine_schedule(rate, steps, warmup=0.1):
+def cosine_schedule(rate, steps):
     """A learning rate that rises for a tenth of the steps, then falls to 0 along half a cosine."""
 
     class MidStep(keras.optimizers.schedules.CosineDecay):
@@ -1099,18 +1029,16 @@ def cosine_schedule(rate, steps, warmup=0.1):
         def __call__(self, step):
             return super().__call__(ops.cast(step, "float32") + 0.5)
 
-    up, down = warmup * steps, (1 - warmup) * steps  # in steps
-    return MidStep(0.0, down, warmup_target=rate, warmup_steps=up)
+    return MidStep(0.0, 0.9 * steps, warmup_target=rate, warmup_steps=0.1 * steps)
 
 
 def compile_model(model, settings, steps=0):
     """A model made ready for `fit`; with the rates of the recipe if its steps are known."""
     optimizer = muon() if settings.optimizer == "muon" else keras.optimizers.get(settings.optimizer)
-    optimizer.learning_rate = settings.learning_rate
-    if RECIPES[settings.recipe].anneal and steps:
-        optimizer.learning_rate = cosine_schedule(settings.learning_rate, steps)
+    rate, anneal = settings.learning_rate, RECIPES[settings.recipe].anneal and steps
+    optimizer.learning_rate = cosine_schedule(rate, steps) if anneal else rate
     if isinstance(optimizer, keras.optimizers.AdamW):
-        optimizer.weight_decay = WEIGHT_DECAY
+        optimizer.weight_decay = 0.5  # kernels shrink by this times the rate in each step
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     if any(layer.compute_dtype == "float16" for layer in model.layers):  # small slopes vanish
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -1121,10 +1049,6 @@ def compile_model(model, settings, steps=0):
     # XLA makes these nets slower on a CPU and takes its time to compile them.
     model.compile(optimizer, loss=loss, metrics=[metric("acc")], jit_compile=False)
     return model
-
-
-# A dataset: {split: (photos, labels)} of `load_photos`, test may be missing; a digest of it all.
-Data = collections.namedtuple("Data", "classes splits is_synthetic state")
 
 
 def read_data(folder, size, expected, console):
@@ -1210,7 +1134,10 @@ class Trainer:
         settings, augment, rng = self.settings, None, self.rng if shuffled else None
         fed = to_grayscale(photos, self.kind.channels)  # (N, S, S, channels) uint8
         if self.kind.transfer == "features":  # nothing in the base trains: its output is constant
-            fed = compute_features(base_of(self.model), photos, self.console)
+            base, starts = base_of(self.model), range(0, len(photos), 32)
+            starts = self.console.watch("describing", starts, len(starts))
+            found = [base.predict_on_batch(to_float(photos[i : i + 32])) for i in starts]
+            fed = np.concatenate(found)  # (N, 4, 4, 512) float32 of VGG16
         elif rng and settings.augment:
             augment = RECIPES[settings.recipe].augment
         side = self.crop_side if self.kind.progressive_sizes and augment is draw_crops else None
@@ -1219,13 +1146,11 @@ class Trainer:
         return make_batches(fed, labels, settings.batch_size, classes, rng, augment, **more)
 
     def crop_side(self):
-        """The side of the crops of the next epoch, in pixels.
-
-        Crops show things larger than whole photos do, so smaller ones make them look alike (Touvron
-        et al. 2019, arXiv:1906.06423), and early epochs do with less (Tan, Le, arXiv:2104.00298).
-        """
+        """The side of the crops of the next epoch, in pixels."""
         if self.fitted is self.model:  # it takes photos of one size only
             return self.model.input_shape[1]
+        # Crops show things larger than whole photos, so smaller ones make them look alike (Touvron
+        # et al. 2019, arXiv:1906.06423), and early epochs do with less (Tan, Le, arXiv:2104.00298).
         sizes, done = self.kind.progressive_sizes, self.state.epochs - self.state.start
         return sizes[min(done * len(sizes) // self.settings.epochs, len(sizes) - 1)]
 
@@ -1240,11 +1165,9 @@ class Trainer:
         elif self.kind.progressive_sizes:  # the same layers for photos of any size
             alone = keras.Model(model.inputs[0], model.outputs[0])  # an optimizer can't be copied
             photos = keras.Input((None, None, 3))  # (N, any, any, 3)
-            more = {"input_tensors": photos, "clone_function": lambda layer: layer}
-            self.fitted = keras.models.clone_model(alone, **more)
+            self.fitted = keras.models.clone_model(alone, photos, clone_function=lambda each: each)
         compile_model(self.fitted, self.settings, steps * self.settings.epochs)
-        # Variables that came to be in the first step would have it compiled twice.
-        self.fitted.optimizer.build(self.fitted.trainable_variables)
+        self.fitted.optimizer.build(self.fitted.trainable_variables)  # or it compiles twice
         self.best_weights, state.best_epoch = self.fitted.get_weights(), best_epoch
         state.history = {name: list(values) for name, values in (history or {}).items()}
         state.start = state.epochs
@@ -1279,8 +1202,7 @@ class Trainer:
         with handling_signals(self.on_signal):
             if not self.stop_reason:
                 self.fitted.fit(train, validation_data=validation, callbacks=[hooks], **more)
-        if self.stopped:
-            self.stop_reason = "interrupted"
+        self.stop_reason = "interrupted" if self.stopped else self.stop_reason
         self.console.clear()
         self.fitted.set_weights(self.best_weights)  # the net has them too: same layers
 
@@ -1358,15 +1280,13 @@ class Trainer:
 
 
 def train_head(model, photos, labels, settings, console):
-    """The short first phase of fine-tuning: the head of a net, on what its base makes of photos.
-
-    A new head answers by chance: what it learns first would spoil a base that learned with it.
-    """
-    short = {"learning_rate": 0.001, "epochs": HEAD_EPOCHS, "steps": 0}
-    head = Trainer(model, replace(settings, model="features", **short), console)
+    """The short first phase of fine-tuning: the head of a net, on what its base makes of photos."""
+    # A new head answers by chance: what it learns first would spoil a base that learned with it.
+    settings = replace(settings, model="features", epochs=12, learning_rate=0.001, steps=0)
+    head = Trainer(model, settings, console)
     batches = head.feed(photos, labels, shuffled=True)
     head.compile(len(batches))
-    head.fitted.fit(batches, epochs=HEAD_EPOCHS, shuffle=False, verbose=0)
+    head.fitted.fit(batches, epochs=settings.epochs, shuffle=False, verbose=0)
 
 
 def announce(trainer, data, device):

@@ -46,7 +46,7 @@ def test_one_photo_gives_its_label_and_confidence(run, photos, colours):
 
 def test_a_folder_goes_on_after_a_bad_photo_and_exits_with_1(run, photos, colours):
     code, out, err = run("-d", photos, "--weights", colours)
-    assert (code, [line.split()[0] for line in out.splitlines()]) == (1, ["dog", "cat"])
+    assert (code, [line.split()[0] for line in out.splitlines()]) == (1, ["cat", "dog"])
     broken, total = f"{photos / 'broken.jpg'}: {NO_PHOTO}", "3 files: 1 cat, 1 dog, 1 unreadable"
     assert err.splitlines() == [broken, f"{total} (.jpg 1)"]
     quiet = run("-d", photos, "--weights", colours, "-q")
@@ -60,7 +60,7 @@ def test_json_and_csv_say_what_the_class_says(run, photos, colours):
     expected = program.CatDogClassifier(weights=colours, quiet=True).predict(photos)
     assert rows == [vars(row) for row in expected]
     assert rows[0] == {**dict.fromkeys(ROW), "path": str(photos / "broken.jpg"), "error": NO_PHOTO}
-    assert [row["label"] for row in rows] == [None, "dog", "cat"]
+    assert [row["label"] for row in rows] == [None, "cat", "dog"]
     code, out, _ = run("-d", photos, "--weights", colours, "--csv")
     table = list(csv.DictReader(io.StringIO(out)))
     assert list(table[0]) == ["path", "label", "confidence", "verdict", "cat", "dog", "error"]
@@ -136,7 +136,7 @@ def test_on_a_terminal_a_bar_counts_photos_of_names_that_its_encoding_need_not_k
     process.wait()
     drawn = os.read(ours, 100_000).decode()
     os.close(ours)
-    assert [line.endswith("\\u732b.png") for line in lines] == [False, True]
+    assert [line.endswith("\\u732b.png") for line in lines] == [True, False]
     assert drawn.index("classifying [######") < drawn.index(" 33 %") < drawn.index("] 100 %")
 
 
