@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_sure import colour_net, paint
 
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier
-from conftest import PROGRAM, REPO
+from conftest import PROGRAM, REPO, colour_net, paint
 
 SHIPPED = REPO / "CatDogClassifier_pretrained.h5"
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())  # by Keras
