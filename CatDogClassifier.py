@@ -1416,6 +1416,19 @@ NEITHER = "neither"  # a class of photos that show nothing of the other ones
 TTA_CROP = 0.8  # of each side of a photo: whole photos show things smaller than training did
 
 
+def expect_others(probabilities, info):
+    """Probabilities (N, K) of a net that knows neither, where that is nine of ten photos.
+
+    It learned from all classes alike; where they come in other shares, the odds of each change as
+    its share does (Saerens, Latinne and Decaestecker 2002, Neural Computation 14, equation 4).
+    """
+    if NEITHER not in info["classes"]:
+        return probabilities
+    times = 9 * (len(info["classes"]) - 1)  # 0.9 to one of the others, which have 0.1 together
+    found = probabilities * [times if name == NEITHER else 1 for name in info["classes"]]
+    return found / found.sum(axis=1, keepdims=True)
+
+
 class Predictor:
     """What answers for a net: uint8 photos (N, S, S, 3) -> probabilities, float64 (N, K).
 
@@ -1441,7 +1454,7 @@ class Predictor:
             found[doubtful] = (found[doubtful] + class_probabilities(self.forward(mirrored))) / 2
         if not np.isfinite(found).all():
             raise CatDogError("the net gives answers that are no numbers", "Train anew")
-        return apply_temperature(found, self.info["temperature"])
+        return apply_temperature(expect_others(found, self.info), self.info["temperature"])
 
     def closer(self, photos):
         """The middle of photos at the same size; what crops showed smaller is large enough."""
