@@ -123,6 +123,20 @@ def test_confidence_is_fitted_as_if_nine_of_ten_photos_showed_neither():
     assert np.array_equal(program.like_a_folder(labels, ["a", "b", "c"]), np.arange(13))
 
 
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (["cat", "dog", "neither"], [0.6 / 4.4, 0.2 / 4.4, 3.6 / 4.4]),
+        (["cat", "dog", "elephant"], [0.6, 0.2, 0.2]),
+    ],
+)
+def test_neither_is_expected_in_nine_of_ten_photos(classes, expected):
+    """The odds of neither, 0.2 : 0.6 of a cat after learning from each alike, grow 18 times."""
+    info = {"architecture": "residual", "classes": classes, "tta": False, "temperature": 1.0}
+    predictor = program.Predictor(lambda photos: np.array([[0.6, 0.2, 0.2]]), info)
+    assert predictor(np.zeros((1, 2, 2, 3), np.uint8))[0] == pytest.approx(expected)
+
+
 def test_the_reliability_diagram_shows_the_bins(tmp_path):
     bins = {"before": [[0.7, 0.5, 2], [0.95, 0.75, 4]], "after": [[0.6, 0.5, 2], [0.8, 0.75, 4]]}
     found = {when: {"ece": 0.2, "bins": rows} for when, rows in bins.items()}

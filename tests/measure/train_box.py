@@ -208,7 +208,7 @@ def train(chosen, seed, weights):
     if known(weights).get("summary", {}).get("stop_reason", "interrupted") == "interrupted":
         data = "--dataset", work / "photos", "--weights", weights, "--seed", seed
         call(*begun(weights)["flags"], *data)
-    if "share" not in known(weights)["recipe"]:
+    if known(weights)["architecture"] == "finetune" and "share" not in known(weights)["recipe"]:
         mix(chosen, seed, weights)
     info = known(weights)
     summary, score = info["summary"], info["summary"]["validation"]["accuracy"]
