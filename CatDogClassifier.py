@@ -443,8 +443,8 @@ def build_model(architecture, base, classes, policy="float32"):
         model = kind.build(image_size(architecture, base), classes, base)
     finally:
         keras.config.set_dtype_policy(before)
-    # Of a base only the last block trains, or nothing, and never its batch normalization: a few
-    # photos would spoil what that knows of a million.
+    # Of a base only the last block trains, or nothing, until `Trainer.compile` thaws all, and never
+    # its batch normalization: a few photos would spoil what that knows of a million.
     thawed, names = False, [layer.name for layer in model.layers]  # none until that block
     for layer in model.layers[: names.index("flatten")] if kind.transfer else ():
         thawed = thawed or (kind.transfer == "last block" and layer.name == BASES[base].block)
@@ -546,9 +546,13 @@ def cache_folder():
 
 
 def natural_order(names):
-    """Names sorted so that cat.2.jpg comes before cat.10.jpg."""
-    longer = functools.partial(re.sub, r"\d+", lambda digits: digits[0].zfill(99))
-    return sorted(sorted(names), key=lambda name: longer(name.lower()))
+    """Names sorted so that cat.2.jpg comes before cat.10.jpg: more digits, larger number."""
+
+    def sortable(digits):
+        """As text: short, for there may be a million names."""
+        return f"0{chr(len(digits[0].lstrip('0')))}{digits[0].lstrip('0')}"
+
+    return sorted(sorted(names), key=lambda name: re.sub(r"\d+", sortable, name.lower()))
 
 
 def is_system_file(name):
@@ -681,6 +685,7 @@ def read_photos(paths, size, read=read_photo):
     """Yield (path, photo or PhotoError) of any iterable in order, read ahead in threads."""
 
     def attempt(path):
+        """The photo, or what is wrong with it."""
         try:
             return path, read(path, size)
         except PhotoError as error:
@@ -958,8 +963,8 @@ Data = collections.namedtuple("Data", "classes splits is_synthetic state")
 
 def resolve_settings(given):
     """The Settings of what is given; the rest as the architecture has it, or the recipe."""
-    if given.get("base") == "box":  # the net that comes with the program
-        given = {**given, "base": "efficientnet-lite0", "base_weights": "box"}
+    if given.get("base") == "box":  # the net that comes with the program, unless a file is named
+        given = {"base_weights": "box", **given, "base": "efficientnet-lite0"}
     asked = Settings(**given)
     for flag, name, table in (("model", asked.model, ARCHITECTURES), ("base", asked.base, BASES)):
         if name not in table:
@@ -970,6 +975,11 @@ def resolve_settings(given):
     recipe = "tutorial" if kind.transfer and not kind.best else asked.recipe
     chosen = RECIPES[recipe].settings | kind.settings | getattr(kind, recipe) | given
     return Settings(**{**chosen, "recipe": recipe, "asked": frozenset(given)})
+
+
+def warm_start(settings):
+    """The architecture whose weights a net begins with, as in the tutorials; None without one."""
+    return ARCHITECTURES[settings.model].warm_start if settings.recipe == "tutorial" else None
 
 
 def default_epochs(settings, count, is_synthetic):
@@ -994,6 +1004,7 @@ def muon():
         """Kernels of convolutions have four axes: height, width, channels in and out."""
 
         def update_step(self, gradient, variable, learning_rate):
+            """What Keras calls for each variable."""
             if len(variable.shape) != 4:
                 super().update_step(gradient, variable, learning_rate)
                 return
@@ -1159,7 +1170,7 @@ class Trainer:
         model, state = self.model, self.state
         if self.kind.transfer == "features":
             self.fitted = keras.Model(model.get_layer("flatten").input, model.output)
-        elif self.kind.transfer and self.settings.recipe == "best":
+        elif self.kind.transfer and self.settings.recipe == "best":  # all of the base learns
             for layer in model.layers:
                 layer.trainable = not isinstance(layer, layers.BatchNormalization)
         elif self.kind.progressive_sizes:  # the same layers for photos of any size
@@ -1481,6 +1492,7 @@ def litert_forward(content, batch_size=4):
         interpreter.allocate_tensors()
 
     def forward(photos):
+        """Outputs for uint8 photos (N, S, S, 3), some at a time."""
         found = []
         for start in range(0, len(photos), batch_size):
             batch = to_float(photos[start : start + batch_size], given["shape"][-1])
@@ -1609,6 +1621,7 @@ def check_plain(file):
     count = itertools.count(1)
 
     def oddity(name, link):
+        """What is wrong with one object of the file, None if nothing is."""
         many = name.count("/") > MAX_DEPTH or next(count) > MAX_ITEMS
         if many or type(link) is not h5py.HardLink:
             return f"{name[:80]} is a link, or one too many"
@@ -1672,7 +1685,7 @@ def load_h5(path, model):
 def matching_settings(settings, info, path):
     """Settings for the net of this metadata. Raises CatDogError if another was asked for."""
     theirs, base = info["architecture"], info["base"] or settings.base
-    warm = ARCHITECTURES[settings.model].warm_start == theirs  # it is to go on from that one
+    warm = warm_start(settings) == theirs  # it is to go on from that one
     other = "model" in settings.asked and theirs != settings.model and not warm
     if other or ("base" in settings.asked and base != settings.base):
         fix = "Leave out --model and --base, or name another --weights"
@@ -2015,8 +2028,7 @@ def begin_training(classifier, data, policy, key):
     if settings.resume and os.path.lexists(path) and not resumes:
         console.say(f"{escape_control(path)} is no checkpoint of this training, which will")
         console.say("replace it. To keep it, press Ctrl-C and name another --weights.")
-    before = settings.recipe == "tutorial" and ARCHITECTURES[settings.model].warm_start
-    if before and not goes_on and not resumes:
+    if (before := warm_start(settings)) and not goes_on and not resumes:
         fix = f"Train that first, into the same --weights: --model {before}"
         if not weights.exists():
             raise CatDogError(f"{settings.model} goes on from a {before} net", fix)
@@ -2536,7 +2548,7 @@ def score_lines(scores):
     """Yield the scores of --evaluate for people, and who was taken for whom."""
     names = [escape_control(name)[:12] for name in scores["classes"]]
     kinds = scores["precision"], scores["recall"]
-    precision, recall = (["-" if x is None else percent(x) for x in shares] for shares in kinds)
+    precision, recall = (["-" if x is None else percent(x) for x in kind] for kind in kinds)
     yield f"accuracy     {score_line(scores)}"
     yield f"balanced     {percent(scores['balanced_accuracy'])}, the mean of the recalls"
     yield f"loss         {scores['loss']:.4f}\n"

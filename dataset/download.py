@@ -33,7 +33,7 @@ DIGITS_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.
 OTHERS = "caltech-101"  # Fei-Fei et al. 2004, CC BY 4.0
 OTHERS_URL = "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip"
 PETS = {"dalmatian", "wild_cat", "cougar_body", "cougar_face", "leopards", "garfield", "snoopy"}
-MAX_OTHERS = 1_000_000_000  # bytes of its photos, unpacked in memory: about 140 million
+MAX_OTHERS = 1_000_000_000  # bytes of its photos, unpacked in memory
 SHA256 = {  # by which others know them
     PHOTOS_URL: "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9",
     DIGITS_URL: "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
@@ -195,11 +195,6 @@ def read_photos_archive(archive, url):
     return archive_rows(url, zipped.infolist()), opening
 
 
-def fetch_others(dataset, console):
-    """The archive of Caltech-101, downloaded once, and its URL."""
-    return fetch(OTHERS_URL, dataset, console), OTHERS_URL
-
-
 def read_others_archive(archive, url):
     """The photos of Caltech-101 but for what is like cats and dogs: [names], what opens one.
 
@@ -221,8 +216,10 @@ def read_others_archive(archive, url):
         raise CatDogError(f"{url} is not Caltech-101: {error}", discard(archive)) from None
 
     def opening(name, limit):
-        start = found[name].offset_data
-        return io.BytesIO(content[start : start + found[name].size])
+        start, size = found[name].offset_data, found[name].size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"more than {limit / 1e6:.0f} MB", name)
+        return io.BytesIO(content[start : start + size])
 
     return names, opening
 

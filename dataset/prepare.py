@@ -151,7 +151,8 @@ def add_neither(folder, classes, opening, dataset, console):
     if NEITHER in classes:
         raise CatDogError("there is a class neither already", "Leave out --neither")
     if folder == download.OTHERS and not os.path.exists(folder):
-        others, first = download.read_others_archive(*download.fetch_others(dataset, console))
+        archive = download.fetch(download.OTHERS_URL, dataset, console)
+        others, first = download.read_others_archive(archive, download.OTHERS_URL)
     else:
         others, first = list_neither(folder, dataset), program.open_regular
     classes[NEITHER], known = others, set(others)

@@ -429,6 +429,19 @@ def test_by_the_best_recipe_a_base_learns_from_first_to_last_but_not_its_normali
     assert moved(before, arrays(tuned.model)) == learned
 
 
+def test_by_the_best_recipe_a_frozen_net_is_another_one(dataset, tmp_path, run):
+    frozen = save(scrambled("frozen"), "frozen", tmp_path / "net.h5")
+    code, out, err = run("--model", "finetune", "--weights", frozen, "-f", "x.jpg")
+    assert (code, out) == (1, "")
+    assert "holds a net of the kind frozen" in err
+
+
+def test_the_net_that_comes_with_it_is_a_base_unless_weights_are_named():
+    for given, wanted in (({}, "box"), ({"base_weights": "none"}, "none")):
+        found = CatDogClassifier(model="features", base="box", **given).settings
+        assert (found.base, found.base_weights) == ("efficientnet-lite0", wanted)
+
+
 @pytest.mark.slow
 def test_fine_tuning_goes_on_from_a_frozen_net(dataset, tmp_path):
     before = scrambled("frozen")

@@ -123,6 +123,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("names", "classes"),
     [
+        (["Cats/1.jpg", "DOG/a/2.jpg", "dogs/10.jpg", "Dogs/9.jpg"], {"cat": 1, "dog": 3}),
         (["cat.0.jpg", "Dog_7.png", "dog-8.webp", "stray.jpg"], {"cat": 1, "dog": 2}),
         (["cat.0.jpg", "dog.0.jpg", "emu/cat.1.jpg"], {"cat": 1, "dog": 1}),  # names decide
         (["IMG_1.jpg", "IMG_2.jpg", "emu/1.jpg", "yak/dog.2.jpg"], {"emu": 1, "yak": 1}),

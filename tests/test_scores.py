@@ -31,7 +31,12 @@ def column(*labels):
 @pytest.mark.parametrize(
     ("correct", "total", "low", "high"),
     # Table I, method 3, of R. G. Newcombe, Statistics in Medicine 17 (1998).
-    [(81, 263, 0.2553, 0.3662), (0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718)],
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
 def test_the_interval_is_wilsons_and_stays_within_0_and_1(correct, total, low, high):
     assert wilson(correct, total) == pytest.approx((low, high), abs=5e-5)

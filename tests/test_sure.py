@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from CatDogClassifier import (
     fit_temperature,
     risk_coverage,
 )
-from conftest import colour_net, paint
+from conftest import PROGRAM, colour_net, paint
 
 
 @pytest.fixture
@@ -250,6 +251,28 @@ def test_nothing_is_overwritten(colours, holiday, run, tmp_path):
         f"dog/{long.name}": long.read_bytes(),
     }
     assert not (tmp_path / "nowhere.png").exists()
+
+
+COPIED = re.compile(r"(\d+) copied, (\d+) there already")
+
+
+def test_two_runs_at_the_same_time_copy_every_photo_once(colours, tmp_path):
+    count = 1500
+    (tmp_path / "in").mkdir()
+    for number in range(count):
+        photo = Image.new("RGB", (2, 2), (number % 256, number // 256, 7))
+        photo.save(tmp_path / "in" / f"{number}.bmp")
+    CatDogClassifier(weights=colours, quiet=True).predict(tmp_path / "in" / "0.bmp")  # converted
+    line = [sys.executable, PROGRAM, "-d", tmp_path / "in", "--weights", colours]
+    line += ["--sort-into", tmp_path / "out"]
+    both = [subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in "ab"]
+    said = [process.communicate()[1].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    copied = [list(map(int, COPIED.search(text).groups())) for text in said]
+    assert [sum(row) for row in copied] == [count, count]
+    assert sum(new for new, _ in copied) == count
+    names = sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert names == sorted(path.name for path in (tmp_path / "in").iterdir())
 
 
 def test_whenever_another_run_is_faster_its_copy_is_enough(colours, run, tmp_path, monkeypatch):

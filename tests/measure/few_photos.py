@@ -21,7 +21,9 @@ def link_kinds(source, kinds, folder):
     for kind in kinds:
         photos = sorted(source.glob(f"{kind}.*.jpg"), key=lambda path: int(path.name.split(".")[1]))
         ends = [0, SPLIT[0], sum(SPLIT), len(photos)]
-        for split, first, last in zip(("train", "validation", "test"), ends[:3], ends[1:], strict=True):
+        for split, first, last in zip(
+            ("train", "validation", "test"), ends[:3], ends[1:], strict=True
+        ):
             (folder / split / kind).mkdir(parents=True, exist_ok=True)
             for path in photos[first:last]:
                 link = folder / split / kind / path.name
