@@ -8,7 +8,7 @@
 With --neither FOLDER all photos under a folder, of anything but the classes, become one of their
 own: a net that shall say "neither" has to see what else there is. They are taken in the order of
 their paths, so that later kinds of things, in later subfolders, are kept to validate and to test.
-With --neither caltech-101 they are the 9,000 of Caltech-101, from the network (131 MB, CC BY 4.0).
+With --neither caltech-101 they are those of Caltech-101, from the network (131 MB, CC BY 4.0).
 SOURCE is never changed, nothing is moved. Files that cannot be read are skipped and named, and so
 are photos whose very pixels are in another folder of NEW. The same command completes a broken run.
 """
