@@ -42,6 +42,7 @@ import tempfile
 import threading
 import time
 import warnings
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
@@ -65,8 +66,7 @@ PRETRAINED = Path(__file__).resolve().with_name("CatDogClassifier_pretrained.h5"
 # 1. Settings: every default lives here once; its text is what -h prints
 
 OPTIMIZERS = ("rmsprop", "adam", "adamw", "muon", "sgd")
-PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
-AUTO, RECIPE_NAMES = ("auto", *PRECISIONS), ("best", "tutorial")
+PRECISIONS, RECIPE_NAMES = ("auto", "float32"), ("best", "tutorial")
 
 
 def option(default, text, low=None, high=math.inf, **more):
@@ -91,12 +91,11 @@ class Settings:
     learning_rate: float = option(0.001, "size of the updates", 1e-300, 1e300)
     patience: int = option(0, "stop after so many epochs without a better one; 0: never", 0)
     augment: bool = option(True, "train on the photos as they are", flags=["--no-augment"])
-    precision: str = option("auto", "auto: a GPU trains in 16 bits if it can", choices=AUTO)
+    precision: str = option("auto", "auto: answer in 8 bits if as good", choices=PRECISIONS)
     unsure: float = option(None, "abstain where more answers would be wrong", 0, 1)
     seed: int = option(None, "make a run repeatable (default: a new one)", 0, 2**32 - 1)
     resume: bool = option(True, "start over, whatever checkpoint there is", flags=["--no-resume"])
     quiet: bool = option(False, "print results and errors only", flags=["-q", "--quiet"])
-    verbose: bool = option(False, "let TensorFlow's messages through", flags=["-v", "--verbose"])
     asked: frozenset = frozenset()  # the names of those that somebody chose
 
     def __post_init__(self):
@@ -110,11 +109,6 @@ class Settings:
             if None not in (low, value) and not low <= value <= high:
                 most = "or more" if high == math.inf else f"to {high}"
                 raise UsageError(f"{flag} must be {low} {most}")
-
-    @property
-    def answer_policy(self):
-        """The Keras policy to answer in: float32, unless another one was asked for."""
-        return PRECISIONS.get(self.precision, "float32")
 
 
 # ==================================================================================================
@@ -218,20 +212,22 @@ class Console:
 class Lazy:
     """A library that is imported when it is first used: -h, a typo, a LiteRT answer need none."""
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, fix="pip install -r requirements.txt"):
+        self.name, self.fix = name, fix
 
     def __getattr__(self, attribute):
         try:
             return getattr(importlib.import_module(self.name), attribute)
         except ModuleNotFoundError as error:
-            fix = "Run: pip install -r requirements.txt"
-            raise CatDogError(f"{error.name} is not installed", fix) from None
+            raise CatDogError(f"{error.name} is not installed", f"Run: {self.fix}") from None
 
 
 tf, h5py = Lazy("tensorflow"), Lazy("h5py")
 keras, layers, ops = Lazy("keras"), Lazy("keras.layers"), Lazy("keras.ops")
 matplotlib, matplotlib_figure = Lazy("matplotlib"), Lazy("matplotlib.figure")
+litert = Lazy("ai_edge_litert.interpreter", "pip install ai-edge-litert")  # extras
+onnx = Lazy("onnx", "pip install onnx tf2onnx onnxruntime")
+onnxruntime = Lazy("onnxruntime", onnx.fix)
 
 
 # ==================================================================================================
@@ -239,18 +235,20 @@ matplotlib, matplotlib_figure = Lazy("matplotlib"), Lazy("matplotlib.figure")
 
 
 def output_layer(classes, name):
-    """The last layer: P(second class) of two, or P(each) of more; float32 in every precision."""
+    """The last layer: P(second class) of two, or P(each) of more."""
     # A sigmoid squashes one number (the logit) to 0..1, a softmax several to a sum of 1.
     units, activation = (1, "sigmoid") if classes == 2 else (classes, "softmax")
-    return layers.Dense(units, activation=activation, dtype="float32", name=name)
+    return layers.Dense(units, activation=activation, name=name)
 
 
 def convnet(size, classes, base=None, filters=(), units=(512,), dropout=0.0, **more):
-    """A net of the tutorials: convolutions, dense layers; (N, size, size, channels) in 0..1."""
+    """A net of the tutorials: convolutions, then dense layers."""
     # With Keras' initializer the signal fades through five rectified layers and learning starts
     # late, so He et al. (2015, arXiv:1502.01852) derived "he_normal".
     kind = {"activation": "relu", "kernel_initializer": more.get("initializer", "glorot_uniform")}
-    net = [keras.Input((size, size, more.get("channels", 3)))]  # (N, 150, 150, 3)
+    net = [keras.Input((size, size, 3))]  # (N, 150, 150, 3) in 0..1
+    if more.get("grey"):
+        net.append(layers.Lambda(keras.ops.image.rgb_to_grayscale, name="grey"))  # (N, 28, 28, 1)
     for i, count in enumerate(filters):
         # Each 3x3 filter looks for one small pattern everywhere; its map says where it was found.
         net.append(layers.Conv2D(count, 3, name=f"conv2d_{i}", **kind))  # (N, 148, 148, 32) first
@@ -364,7 +362,7 @@ def application(base, **options):
 def backbone(base, size, **options):
     """A base without weights: its input, (N, size, size, 3) in 0..1, and its output."""
     photos = keras.Input((size, size, 3))
-    pixels = layers.Rescaling(255.0, dtype="float32", name="pixels")(photos)  # 0..255
+    pixels = layers.Rescaling(255.0, name="pixels")(photos)  # 0..255
     if BASES[base].module is None:
         return photos, BASES[base].name(pixels)
     pixels = getattr(keras.applications, BASES[base].module).preprocess_input(pixels)
@@ -383,50 +381,46 @@ def transfer_model(size, classes, base, dropout=0.0):
 def imagenet(size, classes, base):
     """A base with its own head, the 1,000 classes of ImageNet: (N, 224, 224, 3) -> (N, 1000)."""
     photos, logits = backbone(base, size, classifier_activation=None)  # (N, 1000)
-    return keras.Model(photos, layers.Softmax(dtype="float32", name="answer")(logits))
+    return keras.Model(photos, layers.Softmax(name="answer")(logits))
 
 
 # A net of the ladder: `build(size, classes, base)` makes it; its training where that differs from
 # the recipe, `settings` in both, `tutorial` and `best` in one; `size`: side of its photos (on a
-# base, the base decides); `progressive_sizes`: sides of its crops in the best recipe, for equal
-# parts of the epochs; `transfer`: a base is "frozen", or its "features" are computed once, or its
-# "last block" is trained; `warm_start`: the architecture whose weights it begins with.
-COLUMNS = "build about settings tutorial best size channels classes progressive_sizes transfer"
-DEFAULTS = [{}, {}, {}, 150, 3, 2, (), None, None]
-Architecture = collections.namedtuple("Architecture", COLUMNS + " warm_start", defaults=DEFAULTS)
+# base, the base decides); `transfer`: a base is "frozen", or its "features" are computed once, or
+# its "last block" is trained, after the head.
+COLUMNS = "build about settings tutorial best size classes transfer"
+DEFAULTS = [{}, {}, {}, 150, ("cat", "dog"), None]
+Architecture = collections.namedtuple("Architecture", COLUMNS, defaults=DEFAULTS)
 net_of = functools.partial  # a builder, some of its arguments chosen
 DEFAULT = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initializer="he_normal")
 FOUR, HANDS = net_of(convnet, filters=(32, 64, 128, 128)), net_of(convnet, units=(25, 12))
-DIGITS = net_of(convnet, filters=(32, 64, 64), units=(64,), channels=1, last_pool=False)
+DIGITS = net_of(convnet, filters=(32, 64, 64), units=(64,), grey=True, last_pool=False)
 DROPOUT, HEAD = net_of(FOUR, dropout=0.5), net_of(transfer_model, dropout=0.5)
 TOP = transfer_model  # the same without dropout
 PLAIN, STEPS, LONG = {"augment": False}, {"steps": 100}, {"epochs": 100}
 SLOW, SLOWER, SLOWEST = ({"learning_rate": rate} for rate in (1e-4, 2e-5, 1e-5))
 B20, B50, B64 = ({"batch_size": count} for count in (20, 50, 64))
-ONCE, LAST = {"transfer": "features"}, {"transfer": "last block", "warm_start": "frozen"}
-GROWING = {"size": 160, "progressive_sizes": (64, 80, 96, 112), "best": {"learning_rate": 0.002}}
-GREY, SIX = {"size": 28, "channels": 1, "classes": 10}, {"size": 64, "classes": 6}
+ONCE, LAST = {"transfer": "features"}, {"transfer": "last block"}
+FASTER = {"learning_rate": 0.002}
+NUMBERS = tuple(map(str, range(1000)))  # classes whose names no weights file tells
+GREY, SIX = {"size": 28, "classes": NUMBERS[:10]}, {"size": 64, "classes": NUMBERS[:6]}
 ADAM, OLD_WAY, NEW_WAY = {"optimizer": "adam"}, STEPS | SLOWEST | LONG, SLOW | {"epochs": 5}
 ARCHITECTURES = {
     "default": Architecture(DEFAULT, "five convolutions, dropout, augmentation: small, quick"),
     "baseline": Architecture(FOUR, "four convolutions, without augmentation", PLAIN | SLOW | B20),
     "dropout": Architecture(DROPOUT, "the same with dropout and augmentation", LONG, STEPS | SLOW),
-    "residual": Architecture(residual, "our own: the best from scratch", B64, **GROWING),
+    "residual": Architecture(
+        residual, "our own: the best from scratch", B64, best=FASTER, size=112
+    ),
     "features": Architecture(HEAD, "a base describes photos once", PLAIN | SLOWER | B20, **ONCE),
     "frozen": Architecture(TOP, "a base before the head: slow", STEPS | SLOWER, transfer="frozen"),
     "finetune_plain": Architecture(TOP, "its end learns too", PLAIN | SLOWEST | B20 | LONG, **LAST),
     "finetune": Architecture(HEAD, "all of it learns, slowly", {}, OLD_WAY, ADAM | NEW_WAY, **LAST),
-    "imagenet": Architecture(imagenet, "a base as it is, 1,000 classes", size=224, classes=1000),
+    "imagenet": Architecture(imagenet, "a base as it is, 1,000 classes", size=224, classes=NUMBERS),
     "happy": Architecture(happy_faces, "happy faces", PLAIN | B50 | {"epochs": 40}, ADAM, size=64),
     "mnist": Architecture(DIGITS, "28 x 28 grey digits", PLAIN | B64 | {"epochs": 5}, **GREY),
     "signs": Architecture(HANDS, "0 to 5 fingers", PLAIN | {"epochs": 300}, ADAM | SLOW, **SIX),
 }
-
-
-def default_classes(architecture):
-    """The classes of a net whose weights do not name them: cat and dog, or numbers from 0."""
-    count = ARCHITECTURES[architecture].classes
-    return ("cat", "dog") if count == 2 else tuple(map(str, range(count)))
 
 
 def image_size(architecture, base):
@@ -435,14 +429,10 @@ def image_size(architecture, base):
     return BASES[base].size if kind.transfer else kind.size
 
 
-def build_model(architecture, base, classes, policy="float32"):
-    """A new net: its layers compute in a Keras dtype policy, its weights are float32."""
-    kind, before = ARCHITECTURES[architecture], keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        model = kind.build(image_size(architecture, base), classes, base)
-    finally:
-        keras.config.set_dtype_policy(before)
+def build_model(architecture, base, classes):
+    """A new net, its weights random."""
+    kind = ARCHITECTURES[architecture]
+    model = kind.build(image_size(architecture, base), classes, base)
     # Of a base only the last block trains, or nothing, until `Trainer.compile` thaws all, and never
     # its batch normalization: a few photos would spoil what that knows of a million.
     thawed, names = False, [layer.name for layer in model.layers]  # none until that block
@@ -464,6 +454,7 @@ SPLITS = ("train", "validation", "test")
 SPLIT_ALIASES = {"val": "validation", "valid": "validation"}
 CLASS_ALIASES = {"cats": "cat", "dogs": "dog"}
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+NO_PHOTO = f"not a photo that can be read ({', '.join(PHOTO_FORMATS)}, AVIF, HEIC; no RAW)"
 MAX_PIXELS = 100_000_000  # to decode; larger JPEGs, up to Pillow's limit, at part of their size
 MANY_PIXELS = 20_000_000  # of photos with more only one is decoded at a time
 MAX_BYTES = 500_000_000  # of a photo's file: more than the largest BMP of that size
@@ -547,12 +538,9 @@ def cache_folder():
 
 def natural_order(names):
     """Names sorted so that cat.2.jpg comes before cat.10.jpg: more digits, larger number."""
-
-    def sortable(digits):
-        """As text: short, for there may be a million names."""
-        return f"0{chr(len(digits[0].lstrip('0')))}{digits[0].lstrip('0')}"
-
-    return sorted(sorted(names), key=lambda name: re.sub(r"\d+", sortable, name.lower()))
+    # The digits as text, with how many there are before them: short, for a million names.
+    digits = functools.partial(re.sub, r"\d+", lambda d: f"0{chr(len(n := d[0].lstrip('0')))}{n}")
+    return sorted(sorted(names), key=lambda name: digits(name.lower()))
 
 
 def is_system_file(name):
@@ -616,18 +604,30 @@ def list_split(dataset, split, expected=None, some=False):
     return {name: classes.get(name, []) for name in expected or classes}
 
 
+@functools.cache
+def phone_formats():
+    """What telephones make as well: AVIF where Pillow has it, HEIC by the package pillow-heif."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    return [name for name in ("AVIF", "HEIF") if name in Image.OPEN]
+
+
 @contextlib.contextmanager
 def open_image(path, opening=open_regular):
     """A photo's file as (Pillow image, file), not decoded yet; what fails is a PhotoError."""
     try:
-        with opening(path, MAX_BYTES) as file, Image.open(file, formats=PHOTO_FORMATS) as image:
-            yield image, file
+        with opening(path, MAX_BYTES) as file:
+            phone = file.read(12)[4:8] == b"ftyp"
+            file.seek(0)
+            formats = phone_formats() if phone else PHOTO_FORMATS
+            with Image.open(file, formats=formats) as image:
+                yield image, file
     except Image.DecompressionBombError:
         raise PhotoError(f"too large: more than {2 * Image.MAX_IMAGE_PIXELS} pixels") from None
     except Image.UnidentifiedImageError:
-        apple = Path(path).suffix.lower() in (".heic", ".heif", ".avif")
-        formats = ", ".join(PHOTO_FORMATS) + (")" if not apple else "); convert it to JPEG first")
-        raise PhotoError(f"not a photo that can be read ({formats}") from None
+        heic = phone and "HEIF" not in formats
+        raise PhotoError("HEIC needs: pip install pillow-heif" if heic else NO_PHOTO) from None
     except CatDogError:
         raise
     except Exception as error:  # noqa: BLE001 (Pillow's readers raise all kinds on damaged data)
@@ -703,21 +703,6 @@ def read_photos(paths, size, read=read_photo):
         pool.shutdown(cancel_futures=True)  # who leaves early need not wait for the rest
 
 
-def count_kinds(paths, most=5):
-    """The most frequent endings of files in words: ".heic 410, .jpg 2"."""
-    kinds = (escape_control(os.path.splitext(path)[1].lower()[:10]) for path in paths)
-    kinds = collections.Counter(kind or "without ending" for kind in kinds)
-    named = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(most))
-    return named + (", ..." if len(kinds) > most else "")
-
-
-def is_drawing(path):
-    """True for one of the drawings that come with the project, by their JPEG comment."""
-    with contextlib.suppress(PhotoError), open_image(path) as (image, _):
-        return image.info.get("comment") == b"drawing by CatDogClassifier"
-    return False
-
-
 # ==================================================================================================
 # 5. Batches: photos decoded once; augmentation, for training only, in one resampling
 
@@ -743,8 +728,8 @@ def load_photos(classes, size, console):
                     labels.append([place])
             file.flush()
             if len(lost) > max(1, MAX_LOST * len(rows)):
-                (path, why), kinds = next(iter(lost.items())), count_kinds(lost)
-                problem = f"{len(lost)} of {len(rows)} photos cannot be read ({kinds}), the first: "
+                path, why = next(iter(lost.items()))
+                problem = f"{len(lost)} of {len(rows)} photos cannot be read, the first: "
                 fix = f"At most {MAX_LOST:.0%} may be: repair or remove them; -d names them all"
                 raise CatDogError(f"{problem}{path}: {why}", fix)
             photos = np.memmap(file, np.uint8, "r", shape=(len(labels), size, size, 3))
@@ -759,17 +744,9 @@ def load_photos(classes, size, console):
     return photos, labels
 
 
-def to_grayscale(photos, channels):
-    """uint8 photos (N, S, S, 3) with so many channels: one is grey, by the luma of ITU-R BT.601."""
-    if channels == 3:
-        return photos
-    grey = np.asarray(photos) @ np.float32([0.299, 0.587, 0.114])  # (N, S, S)
-    return np.rint(grey)[..., None].astype(np.uint8)  # (N, S, S, 1)
-
-
-def to_float(photos, channels=3):
-    """uint8 photos, 0..255, as nets want them: float32 (N, S, S, channels), 0..1."""
-    pixels = np.array(to_grayscale(photos, channels), np.float32)
+def to_float(photos):
+    """uint8 photos, 0..255, as nets want them: float32 (N, S, S, 3), 0..1."""
+    pixels = np.array(photos, np.float32)
     return np.divide(pixels, 255, out=pixels)  # in place: another array would cost more than this
 
 
@@ -812,37 +789,35 @@ def affine_rows(turn, right, down, shear, zoom_x, zoom_y, mirror, size):
 
 
 def blur(photo, halvings):
-    """A uint8 photo (S, S, C) as if it had been small: its sides halved so often, then enlarged."""
+    """A uint8 photo (S, S, 3) as if it had been small: its sides halved so often, then enlarged."""
     if not halvings:
         return photo
-    image = Image.fromarray(np.squeeze(photo))  # grey has no axis of channels in Pillow
+    image = Image.fromarray(photo)
     small = image.reduce(2 ** int(halvings))
-    return np.asarray(small.resize(image.size, Image.Resampling.BILINEAR)).reshape(photo.shape)
+    return np.asarray(small.resize(image.size, Image.Resampling.BILINEAR))
 
 
-def warp(photos, affines, side=None):
-    """Apply one affine map to each photo, bilinear: (N, S, S, C) uint8 in, float32 0..1 out.
+def warp(photos, affines):
+    """Apply one affine map to each photo, bilinear: (N, S, S, 3) uint8 in, float32 0..1 out.
 
-    The result has `side` pixels a side, by default S; the edges are repeated. Rows of more than
-    six change the colours as well: c -> clip(gain * c + lift). Plain arithmetic, which XLA makes
-    one pass of, several times as fast as TensorFlow's own operation (tests/measure/benchmark.py).
+    The edges are repeated. Rows of more than six change the colours as well: c -> clip(gain * c +
+    lift). Plain arithmetic, which XLA makes one pass of, several times as fast as TensorFlow's own
+    operation (tests/measure/benchmark.py).
     """
     count, size, channels = tf.shape(photos)[0], photos.shape[1], photos.shape[-1]
-    side = size if side is None else side
-    row = tf.cast(tf.range(side), tf.float32) + 0.5  # (side,): middles of the pixels to make
-    row = row * tf.cast(size / side, tf.float32) - 0.5  # the same in pixels of the photo
+    row = tf.cast(tf.range(size), tf.float32)  # (S,): where the pixels to make lie
     xx, xy, x0, yx, yy, y0 = (affines[:, i, None, None] for i in range(6))  # (N, 1, 1) each
-    x = tf.clip_by_value(xx * row + xy * row[:, None] + x0, 0, size - 1)  # (N, side, side)
+    x = tf.clip_by_value(xx * row + xy * row[:, None] + x0, 0, size - 1)  # (N, S, S)
     y = tf.clip_by_value(yx * row + yy * row[:, None] + y0, 0, size - 1)
     left, top = tf.minimum(tf.floor(x), size - 2), tf.minimum(tf.floor(y), size - 2)
     flat = tf.reshape(photos, (-1, channels))  # (N * S * S, C): one index finds a pixel
     line = tf.cast(top, tf.int32) + size * tf.range(count)[:, None, None]
-    first = tf.cast(left, tf.int32) + size * line  # (N, side, side): the pixel left above
+    first = tf.cast(left, tf.int32) + size * line  # (N, S, S): the pixel left above
     four = (tf.gather(flat, first + offset) for offset in (0, 1, size, size + 1))
     a, b, c, d = (tf.cast(pixels, tf.float32) for pixels in four)  # two above, two below
-    across, down = (x - left)[..., None], (y - top)[..., None]  # (N, side, side, 1) in 0..1
-    upper, lower = a + (b - a) * across, c + (d - c) * across  # (N, side, side, C)
-    pixels = (upper + (lower - upper) * down) / 255.0  # (N, side, side, C) in 0..1
+    across, down = (x - left)[..., None], (y - top)[..., None]  # (N, S, S, 1) in 0..1
+    upper, lower = a + (b - a) * across, c + (d - c) * across  # (N, S, S, 3)
+    pixels = (upper + (lower - upper) * down) / 255.0  # (N, S, S, 3) in 0..1
     if affines.shape[1] == 6:
         return pixels
     gains, lift = affines[:, None, None, 6 : 6 + channels], affines[:, None, None, 9:10]
@@ -850,20 +825,20 @@ def warp(photos, affines, side=None):
 
 
 def draw_changes(rng, photos, augment):
-    """Photos, uint8 (B, S, S, C), and what is to change about them: (B, 6), (B, 11), or (0, 0)."""
+    """Photos, uint8 (B, S, S, 3), and what is to change about them: (B, 6), (B, 11), or (0, 0)."""
     affines = augment(rng, len(photos), photos.shape[1]) if augment else np.empty((0, 0))
     if augment is draw_crops:
         photos = np.stack([blur(*each) for each in zip(photos, affines[:, 10], strict=True)])
     return photos, affines
 
 
-def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, steps=0, side=None):
-    """A tf.data.Dataset of (float32 (B, S, S, C) in 0..1, labels); the last batch may be smaller.
+def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, steps=0):
+    """A tf.data.Dataset of (float32 (B, S, S, 3) in 0..1, labels); the last batch may be smaller.
 
     Labels are (B, 1), 0 or 1, or one-hot (B, classes). Where classes are unequal a third part, the
     weights (B, 1), has all count the same. Features, not uint8, pass as they are. A numpy
     Generator shuffles anew in each pass and augments; all that is random comes from it, in order.
-    `steps` of an epoch, 0 for one pass; `side()` tells the side of augmented photos in each epoch.
+    `steps` of an epoch, 0 for one pass.
     """
     wanted, count = steps * batch_size or len(photos), len(photos)
     scale = 255.0 if photos.dtype == np.uint8 else 1.0
@@ -873,23 +848,23 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
 
     def draw():
         """Yield one epoch, each batch as `finish` takes it."""
-        pixels, passes = side() if side else photos.shape[1], range(0, wanted, count)
+        passes = range(0, wanted, count)
         order = [np.arange(count) if rng is None else rng.permutation(count) for _ in passes]
         for rows in np.split(np.concatenate(order)[:wanted], range(batch_size, wanted, batch_size)):
             batch, affines = draw_changes(rng, np.asarray(photos[rows]), augment)
-            yield batch, labels[rows], affines, pixels
+            yield batch, labels[rows], affines
 
-    def finish(batch, labels, affines, pixels):
+    def finish(batch, labels, affines):
         """A batch as the net takes it."""
         places = tf.cast(labels, tf.int32)  # (B, 1)
         hot = tf.one_hot(places[:, 0], classes) if classes > 2 else labels
-        changed = compiled(batch, affines, pixels if side else None) if augment else None
+        changed = compiled(batch, affines) if augment else None
         batch = tf.cast(batch, tf.float32) / scale if changed is None else changed
         return (batch, hot) if np.ptp(counts) == 0 else (batch, hot, tf.gather(weights, places))
 
     width = augment(np.random.default_rng(0), 1, 2).shape[1] if augment else 0
-    shapes, floats = ((None, *photos.shape[1:]), (None, 1), (None, width), ()), [tf.float32] * 2
-    signature = tuple(map(tf.TensorSpec, shapes, [photos.dtype, *floats, tf.int32]))
+    shapes, floats = ((None, *photos.shape[1:]), (None, 1), (None, width)), [tf.float32] * 2
+    signature = tuple(map(tf.TensorSpec, shapes, [photos.dtype, *floats]))
     batches = tf.data.Dataset.from_generator(draw, output_signature=signature)
     length = tf.data.experimental.assert_cardinality(math.ceil(wanted / batch_size))
     options = tf.data.Options()
@@ -900,17 +875,13 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
 
 
 # ==================================================================================================
-# 6. Device and precision: where the net runs, in how many bits
-
-# GPUs have units for 16 bits from these compute capabilities on: Volta for float16, Ampere for
-# bfloat16, which keeps the range of float32 (NVIDIA, CUDA C++ Programming Guide).
-GPU_POLICIES = {(8, 0): "mixed_bfloat16", (7, 0): "mixed_float16", (0, 0): "float32"}
+# 6. Device: where the net runs
 
 
 @contextlib.contextmanager
-def muted_stderr(muted=True):
+def muted_stderr():
     """Keep native code from writing: TensorFlow's start-up lines ignore every log setting."""
-    if not muted or sys.stderr is None:
+    if sys.stderr is None:
         yield
         return
     saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -924,38 +895,35 @@ def muted_stderr(muted=True):
 
 
 def start_tensorflow(settings):
-    """Import TensorFlow, quietly, seed everything; a name of the device, the policy to train in."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if settings.verbose else "3")
-    device, capability = f"CPU ({os.cpu_count()} cores)", (0, 0)
-    with muted_stderr(not settings.verbose):
-        tf.get_logger().setLevel(logging.INFO if settings.verbose else logging.ERROR)
+    """Import TensorFlow, quietly, and seed everything; returns a name of the device."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    device = f"CPU ({os.cpu_count()} cores)"
+    with muted_stderr():
+        tf.get_logger().setLevel(logging.ERROR)
         for gpu in reversed(tf.config.list_physical_devices("GPU")):  # the first is used
             with contextlib.suppress(RuntimeError):  # it is in use already
                 tf.config.experimental.set_memory_growth(gpu, True)
             details = tf.config.experimental.get_device_details(gpu)
             device = f"GPU ({details.get('device_name', 'unnamed')})"
-            capability = details.get("compute_capability", (0, 0))
         if settings.seed is not None:
             keras.utils.set_random_seed(settings.seed)
             tf.config.experimental.enable_op_determinism()
-    fastest = next(policy for least, policy in GPU_POLICIES.items() if capability >= least)
-    return device, PRECISIONS.get(settings.precision, fastest)
+    return device
 
 
 # ==================================================================================================
 # 7. Training: recipe, optimizer, epochs, the best of them, checkpoint and resume
 
-# How a net is trained: where Settings differ; `anneal`: the rate rises, then falls to zero,
-# see `cosine_schedule`; `augment` draws the changes of the photos; `tta`: what learned so answers
-# twice where in doubt, see `Predictor`.
-Recipe = collections.namedtuple("Recipe", "settings anneal augment tta")
+# How a net is trained: where Settings differ; `anneal`: the rate rises, then falls to zero;
+# `augment` draws the changes of the photos.
+Recipe = collections.namedtuple("Recipe", "settings anneal augment")
 RECIPES = {
-    "best": Recipe({}, True, draw_crops, True),
-    "tutorial": Recipe({"optimizer": "rmsprop", "patience": 10}, False, draw_affines, False),
+    "best": Recipe({}, True, draw_crops),
+    "tutorial": Recipe({"optimizer": "rmsprop", "patience": 10}, False, draw_affines),
 }
 # What a training must have in common with a checkpoint to resume from it.
 RESUME_KEYS = ("model", "recipe", "steps", "batch_size", "optimizer", "learning_rate", "augment")
-RESUME_KEYS += ("precision", "seed")
+RESUME_KEYS += ("seed",)
 SHOWN, MOST_EPOCHS = 800_000, 100  # photos that "best" shows in all, in so many epochs at most
 # A dataset: {split: (photos, labels)} of `load_photos`, test may be missing; a digest of it all.
 Data = collections.namedtuple("Data", "classes splits is_synthetic state")
@@ -975,11 +943,6 @@ def resolve_settings(given):
     recipe = "tutorial" if kind.transfer and not kind.best else asked.recipe
     chosen = RECIPES[recipe].settings | kind.settings | getattr(kind, recipe) | given
     return Settings(**{**chosen, "recipe": recipe, "asked": frozenset(given)})
-
-
-def warm_start(settings):
-    """The architecture whose weights a net begins with, as in the tutorials; None without one."""
-    return ARCHITECTURES[settings.model].warm_start if settings.recipe == "tutorial" else None
 
 
 def default_epochs(settings, count, is_synthetic):
@@ -1031,28 +994,17 @@ def orthogonalize(matrix):
     return ops.matmul(matrix, product)  # (rows, columns)
 
 
-def cosine_schedule(rate, steps):
-    """A learning rate that rises for a tenth of the steps, then falls to 0 along half a cosine."""
-
-    class MidStep(keras.optimizers.schedules.CosineDecay):
-        """Each step takes the rate of its middle: the first one is not lost on a rate of 0."""
-
-        def __call__(self, step):
-            return super().__call__(ops.cast(step, "float32") + 0.5)
-
-    return MidStep(0.0, 0.9 * steps, warmup_target=rate, warmup_steps=0.1 * steps)
-
-
 def compile_model(model, settings, steps=0):
     """A model made ready for `fit`; with the rates of the recipe if its steps are known."""
     optimizer = muon() if settings.optimizer == "muon" else keras.optimizers.get(settings.optimizer)
-    rate, anneal = settings.learning_rate, RECIPES[settings.recipe].anneal and steps
-    optimizer.learning_rate = cosine_schedule(rate, steps) if anneal else rate
+    rate = settings.learning_rate
+    if RECIPES[settings.recipe].anneal and steps:  # it rises for a tenth, then falls to 0
+        phases = {"warmup_target": rate, "warmup_steps": 0.1 * steps, "decay_steps": 0.9 * steps}
+        rate = keras.optimizers.schedules.CosineDecay(0.0, **phases)  # along half a cosine
+    optimizer.learning_rate = rate
     if isinstance(optimizer, keras.optimizers.AdamW):
         optimizer.weight_decay = 0.5  # kernels shrink by this times the rate in each step
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    if any(layer.compute_dtype == "float16" for layer in model.layers):  # small slopes vanish
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     two = model.output_shape[-1] == 1  # classes: one sigmoid
     loss = "binary_crossentropy" if two else "categorical_crossentropy"
     # Not by its name: its variables would come to be in the first step, and compile it twice.
@@ -1075,9 +1027,10 @@ def read_data(folder, size, expected, console):
         counts = zip(np.bincount(labels[:, 0].astype(int)), classes, strict=True)
         counts = ", ".join(f"{count} {escape_control(name)}" for count, name in counts)
         console.say(f"{split:<12} {counts}")
-    drawings = any(is_drawing(photos[0]) for photos in lists["train"].values())
-    state = digest(*itertools.chain(*splits.values()))
-    return Data(tuple(lists["train"]), splits, drawings, state)
+    drawn, (example, *_) = False, next(iter(lists["train"].values()))
+    with contextlib.suppress(PhotoError), open_image(example) as (image, _):
+        drawn = image.info.get("comment") == b"drawing by CatDogClassifier"  # as in dataset/
+    return Data(tuple(lists["train"]), splits, drawn, digest(*itertools.chain(*splits.values())))
 
 
 def resume_key(settings, data):
@@ -1095,12 +1048,10 @@ def resume_key(settings, data):
 class TrainingState:
     """How far a training has come: with the variables of its model all the next epoch needs."""
 
-    policy: str  # the Keras policy that it computes in
     history: dict = field(default_factory=dict)  # {"loss": [...], "acc", "val_loss", "val_acc"}
-    start: int = 0  # epochs of earlier trainings of the same net
     best_loss: float = math.inf  # the lowest validation loss
     best_epoch: int = 0  # the epoch that is kept, counted from 1
-    seconds: list = field(default_factory=list)  # of each epoch of this training
+    seconds: list = field(default_factory=list)  # of each epoch
     rng: dict = field(default_factory=dict)  # the state of the generator that shuffles and augments
     run: str = field(default_factory=lambda: os.urandom(8).hex())  # its name, in the weights too
 
@@ -1110,15 +1061,8 @@ class TrainingState:
         return len(self.history.get("loss", []))
 
 
-def pack_npz(about, arrays):
-    """JSON and arrays as an .npz file in bytes; the CRCs of its zip catch a flipped bit."""
-    buffer, text = io.BytesIO(), np.frombuffer(json.dumps(about).encode(), np.uint8)
-    np.savez(buffer, CatDogClassifier=text, **{f"a{i}": array for i, array in enumerate(arrays)})
-    return buffer.getvalue()
-
-
 def unpack_npz(path):
-    """(about, arrays) of a file of `pack_npz`, (None, []) unless it is there and whole."""
+    """(about, arrays) of a `Trainer.checkpoint`, (None, []) unless it is there and whole."""
     with contextlib.suppress(Exception), open_regular(path) as file:  # zipfile's, zlib's, NumPy's
         with np.load(file, allow_pickle=False) as stored:
             arrays = [stored[name] for name in stored.files]
@@ -1129,60 +1073,41 @@ def unpack_npz(path):
 class Trainer:
     """One run of `model.fit`: feeds it, shows it, keeps the best epoch, knows when to stop.
 
-    `model` is the whole net, `fitted` what is trained of it: all, the head on a base that is
-    computed before, or all for photos of any size; they share their layers. `stop_reason` says why
-    it ended, `stopped` whether by Ctrl-C or SIGTERM.
+    `model` is the whole net, `fitted` what is trained of it: all, or the head on a base that is
+    computed before. `stop_reason` says why it ended, `stopped` whether by Ctrl-C or SIGTERM.
     """
 
-    def __init__(self, model, settings, console, policy="float32"):
+    def __init__(self, model, settings, console):
         self.model, self.fitted, self.settings, self.console = model, model, settings, console
-        self.state, self.rng = TrainingState(policy), np.random.default_rng(settings.seed)
+        self.state, self.rng = TrainingState(), np.random.default_rng(settings.seed)
         self.kind, self.best_weights = ARCHITECTURES[settings.model], None
-        self.stop_reason, self.stopped, self.last = None, False, settings.epochs
+        self.stop_reason, self.stopped = None, False
 
     def feed(self, photos, labels, shuffled=False):
         """The batches that this net is fed with; to train on shuffled, and maybe augmented."""
         settings, augment, rng = self.settings, None, self.rng if shuffled else None
-        fed = to_grayscale(photos, self.kind.channels)  # (N, S, S, channels) uint8
         if self.kind.transfer == "features":  # nothing in the base trains: its output is constant
             base, starts = base_of(self.model), range(0, len(photos), 32)
             starts = self.console.watch("describing", starts, len(starts))
             found = [base.predict_on_batch(to_float(photos[i : i + 32])) for i in starts]
-            fed = np.concatenate(found)  # (N, 4, 4, 512) float32 of VGG16
+            photos = np.concatenate(found)  # (N, 4, 4, 512) float32 of VGG16
         elif rng and settings.augment:
             augment = RECIPES[settings.recipe].augment
-        side = self.crop_side if self.kind.progressive_sizes and augment is draw_crops else None
         classes = max(2, self.model.output_shape[-1])  # a sigmoid answers for two
-        more = {"steps": settings.steps if rng else 0, "side": side}
-        return make_batches(fed, labels, settings.batch_size, classes, rng, augment, **more)
+        steps = settings.steps if rng else 0
+        return make_batches(photos, labels, settings.batch_size, classes, rng, augment, steps)
 
-    def crop_side(self):
-        """The side of the crops of the next epoch, in pixels."""
-        if self.fitted is self.model:  # it takes photos of one size only
-            return self.model.input_shape[1]
-        # Crops show things larger than whole photos, so smaller ones make them look alike (Touvron
-        # et al. 2019, arXiv:1906.06423), and early epochs do with less (Tan, Le, arXiv:2104.00298).
-        sizes, done = self.kind.progressive_sizes, self.state.epochs - self.state.start
-        return sizes[min(done * len(sizes) // self.settings.epochs, len(sizes) - 1)]
-
-    def compile(self, steps, history=None, best_epoch=0):
-        """Make `fitted` ready for so many steps an epoch, after `history` of earlier trainings."""
-        model, state = self.model, self.state
+    def compile(self, steps):
+        """Make `fitted` ready for so many steps an epoch."""
+        model = self.model
         if self.kind.transfer == "features":
             self.fitted = keras.Model(model.get_layer("flatten").input, model.output)
         elif self.kind.transfer and self.settings.recipe == "best":  # all of the base learns
             for layer in model.layers:
                 layer.trainable = not isinstance(layer, layers.BatchNormalization)
-        elif self.kind.progressive_sizes:  # the same layers for photos of any size
-            alone = keras.Model(model.inputs[0], model.outputs[0])  # an optimizer can't be copied
-            photos = keras.Input((None, None, 3))  # (N, any, any, 3)
-            self.fitted = keras.models.clone_model(alone, photos, clone_function=lambda each: each)
         compile_model(self.fitted, self.settings, steps * self.settings.epochs)
         self.fitted.optimizer.build(self.fitted.trainable_variables)  # or it compiles twice
-        self.best_weights, state.best_epoch = self.fitted.get_weights(), best_epoch
-        state.history = {name: list(values) for name, values in (history or {}).items()}
-        state.start = state.epochs
-        self.last += state.start
+        self.best_weights = self.fitted.get_weights()
 
     def variables(self):
         """What changes in a net while it is trained: weights, dropout's seeds, optimizer."""
@@ -1190,13 +1115,15 @@ class Trainer:
 
     def checkpoint(self, key):
         """All that it takes to resume, in bytes, for a training that this key describes."""
-        arrays = map(np.asarray, [*self.variables(), *self.best_weights])  # in this order
-        return pack_npz([key, {**asdict(self.state), "rng": self.rng.bit_generator.state}], arrays)
+        about = json.dumps([key, {**asdict(self.state), "rng": self.rng.bit_generator.state}])
+        arrays = [np.frombuffer(about.encode(), np.uint8), *self.variables(), *self.best_weights]
+        names = ("CatDogClassifier", *(f"a{i}" for i in range(len(arrays) - 1)))
+        np.savez(file := io.BytesIO(), **dict(zip(names, map(np.asarray, arrays), strict=True)))
+        return file.getvalue()  # the CRCs of its zip catch a flipped bit
 
     def resume(self, about, arrays):
         """Go on where a checkpoint was left."""
         self.state, variables = TrainingState(**about), self.variables()
-        self.last = self.state.start + self.settings.epochs
         self.rng.bit_generator.state = self.state.rng  # or photos would come in another order
         for variable, array in zip(variables, arrays, strict=False):
             variable.assign(array)
@@ -1209,10 +1136,12 @@ class Trainer:
         self.stop_reason = self.is_over()  # nothing may be left to do
         hooks = {"on_train_batch_end": self.end_batch, "on_epoch_end": self.end_epoch}
         hooks = keras.callbacks.LambdaCallback(on_test_batch_end=self.check_stop, **hooks)
-        more = {"initial_epoch": self.first, "epochs": self.last, "shuffle": False, "verbose": 0}
+        more = {"initial_epoch": self.first, "epochs": self.settings.epochs, "verbose": 0}
         with handling_signals(self.on_signal):
             if not self.stop_reason:
-                self.fitted.fit(train, validation_data=validation, callbacks=[hooks], **more)
+                self.fitted.fit(
+                    train, validation_data=validation, callbacks=[hooks], shuffle=False, **more
+                )
         self.stop_reason = "interrupted" if self.stopped else self.stop_reason
         self.console.clear()
         self.fitted.set_weights(self.best_weights)  # the net has them too: same layers
@@ -1226,9 +1155,9 @@ class Trainer:
     def is_over(self):
         """Why there is no further epoch; None while there is."""
         state, patience = self.state, self.settings.patience
-        if state.epochs >= self.last:
+        if state.epochs >= self.settings.epochs:
             return "all epochs"
-        stale = state.epochs - max(state.best_epoch, state.start)  # epochs without a better one
+        stale = state.epochs - state.best_epoch  # epochs without a better one
         return "stopped early" if patience and stale >= patience else None
 
     def check_stop(self, batch, logs):
@@ -1242,9 +1171,10 @@ class Trainer:
         """Move the bar on."""
         self.check_stop(batch, logs)
         self.done += 1  # steps
-        total, epoch = (self.last - self.first) * self.steps, self.state.epochs + 1
+        last, epoch = self.settings.epochs, self.state.epochs + 1
         tail = f"loss {logs['loss']:.3f}  acc {logs['acc']:.3f}"
-        self.console.bar(f"epoch {epoch}/{self.last}", self.done, total, self.started, tail)
+        total = (last - self.first) * self.steps
+        self.console.bar(f"epoch {epoch}/{last}", self.done, total, self.started, tail)
 
     def end_epoch(self, epoch, logs):
         """Keep the epoch if it is the best so far, save where the training stands, print scores."""
@@ -1259,7 +1189,7 @@ class Trainer:
         self.epoch_started = now
         for name in ("loss", "acc", "val_loss", "val_acc"):
             state.history.setdefault(name, []).append(float(logs[name]))
-        better = logs["val_loss"] < state.best_loss or self.is_final_annealed_epoch(logs)
+        better = logs["val_loss"] < state.best_loss
         if better:
             state.best_loss, state.best_epoch = float(logs["val_loss"]), epoch + 1
             self.best_weights = weights  # kept in memory until a better one
@@ -1268,23 +1198,15 @@ class Trainer:
         except CatDogError as error:  # a full disk may be emptied before the next epoch
             self.console.warn(f"{error}. Training goes on, and tries again later")
         scores = "  ".join(f"{name} {values[-1]:.3f}" for name, values in state.history.items())
-        pace = f"epoch {epoch + 1:2}/{self.last} {state.seconds[-1]:5.1f} s"
+        pace = f"epoch {epoch + 1:2}/{self.settings.epochs} {state.seconds[-1]:5.1f} s"
         self.console.say(f"{pace}  {scores}{'  best' if better else ''}")
         self.stop_reason = self.is_over()
         self.fitted.stop_training = self.stop_reason is not None  # honoured by Keras
 
-    def is_final_annealed_epoch(self, logs):
-        """Whether the rate ends at zero here, and the epoch is as often right as the best one."""
-        # The last epochs differ by chance, and in how sure they are, which calibration evens out.
-        state, anneal = self.state, RECIPES[self.settings.recipe].anneal
-        if not anneal or state.epochs < self.last or state.best_epoch <= state.start:
-            return False
-        return logs["val_acc"] >= state.history["val_acc"][state.best_epoch - 1]
-
     def summary(self):
         """The run in numbers and words."""
         state, seconds = self.state, self.state.seconds or [0]
-        found = {"architecture": self.settings.model, "precision": self.model.compute_dtype}
+        found = {"architecture": self.settings.model}
         found |= {"best_epoch": state.best_epoch, "epochs": state.epochs}
         found |= {"seconds": round(sum(seconds), 1), "seconds_per_epoch": float(np.median(seconds))}
         return found | {"stop_reason": self.stop_reason or "interrupted"}
@@ -1307,21 +1229,14 @@ def announce(trainer, data, device):
         say("These are drawings: who learns from them knows nothing of photographs. For those see")
         say("python dataset/prepare.py -h: it takes photos of your own, or downloads some.")
     net = settings.model + (f" on {settings.base}" if trainer.kind.transfer else "")
-    arithmetic = f"on the {device} in {trainer.model.compute_dtype}"
-    say(f"Net: {net}. Recipe: {settings.recipe}, {arithmetic}; epochs: at most {trainer.last}.")
-    if state.epochs > state.start:
+    say(f"Net: {net}. Recipe: {settings.recipe}, at most {settings.epochs} epochs on the {device}.")
+    if state.epochs:
         say(f"Resuming after epoch {state.epochs} of a checkpoint (--no-resume starts over).")
     say("Ctrl-C stops and keeps the best so far.")
 
 
 # ==================================================================================================
 # 8. Scores: accuracy and its interval, confusion, calibration, risk and coverage
-
-
-def class_probabilities(outputs):
-    """The probabilities of all classes, float64 (N, K), from the outputs of a net."""
-    outputs = np.asarray(outputs, np.float64)
-    return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
 
 
 def classification_scores(probabilities, labels):
@@ -1424,7 +1339,6 @@ def confidence_threshold(curve, risk):
 
 TTA_CONFIDENCE = 0.95  # below it a second look pays
 NEITHER = "neither"  # a class of photos that show nothing of the other ones
-TTA_CROP = 0.8  # of each side of a photo: whole photos show things smaller than training did
 
 
 def expect_others(probabilities, info):
@@ -1443,65 +1357,68 @@ def expect_others(probabilities, info):
 class Predictor:
     """What answers for a net: uint8 photos (N, S, S, 3) -> probabilities, float64 (N, K).
 
-    `forward` gives the net's own outputs, float32 (N, 1) or (N, K), `info` is its metadata. With
-    test-time augmentation (tta) an answer below TTA_CONFIDENCE becomes the mean with that for the
-    mirror image: confident ones gain nothing by it. Raises CatDogError for what is no number.
+    `forward` gives the net's own outputs, float32 (N, 1) or (N, K), `info` is its metadata. Raises
+    CatDogError for what is no number. Test-time augmentation (TTA): an answer below TTA_CONFIDENCE
+    becomes the mean with that for the mirror image, if the net learned from such.
     """
 
     def __init__(self, forward, info):
-        self.forward, self.info = forward, info
+        self.forward, self.info, recipe = forward, info, info["recipe"]
+        self.tta = recipe.get("recipe") == "best" and recipe.get("augment")
 
     def __call__(self, photos, batch_size=64):
-        starts = range(0, len(photos), batch_size)  # so that memory stays small
-        found = [self.predict_batch(np.asarray(photos[i : i + batch_size])) for i in starts]
-        return np.concatenate([np.empty((0, len(self.info["classes"]))), *found])
-
-    def predict_batch(self, photos):
-        """The probabilities for one batch."""
-        found = class_probabilities(self.forward(photos))  # (B, K)
-        doubtful = found.max(axis=1) < TTA_CONFIDENCE  # (B,)
-        if self.info["tta"] and doubtful.any():
-            mirrored = self.closer(photos[doubtful])[:, :, ::-1]  # right is left
-            found[doubtful] = (found[doubtful] + class_probabilities(self.forward(mirrored))) / 2
+        found = [np.empty((0, len(self.info["classes"])))]
+        for start in range(0, len(photos), batch_size):  # so that memory stays small
+            batch = np.asarray(photos[start : start + batch_size])
+            answers = self.look(batch)
+            doubtful = answers.max(axis=1) < TTA_CONFIDENCE  # (B,)
+            if self.tta and doubtful.any():
+                answers[doubtful] = (answers[doubtful] + self.look(batch[doubtful, :, ::-1])) / 2
+            found.append(answers)
+        found = expect_others(np.concatenate(found), self.info)  # (N, K)
         if not np.isfinite(found).all():
             raise CatDogError("the net gives answers that are no numbers", "Train anew")
-        return apply_temperature(expect_others(found, self.info), self.info["temperature"])
+        return apply_temperature(found, self.info["temperature"])
 
-    def closer(self, photos):
-        """The middle of photos at the same size; what crops showed smaller is large enough."""
-        if ARCHITECTURES[self.info["architecture"]].progressive_sizes:
-            return photos
-        size = photos.shape[1]
-        first, last = round(size * (1 - TTA_CROP) / 2), round(size * (1 + TTA_CROP) / 2)  # pixels
-        cuts = (Image.fromarray(photo[first:last, first:last]) for photo in photos)
-        return np.stack([cut.resize((size, size), Image.Resampling.BILINEAR) for cut in cuts])
+    def look(self, photos):
+        """What the net itself says of photos (B, S, S, 3): float64 (B, K)."""
+        found = self.forward(photos).astype(np.float64)  # (B, K), or (B, 1): P(second class) of two
+        return np.hstack([1 - found, found]) if found.shape[1] == 1 else found
 
 
 def keras_forward(model):
     """A function from uint8 photos (N, S, S, 3) to what a Keras model makes of them."""
-    return lambda photos: model.predict_on_batch(to_float(photos, model.input_shape[-1]))
+    return lambda photos: model.predict_on_batch(to_float(photos))
 
 
-def litert_forward(content, batch_size=4):
-    """The same from a LiteRT file in bytes, without TensorFlow."""
-    from ai_edge_litert.interpreter import Interpreter
+def litert_forward(content):
+    """The same from a LiteRT file in bytes, without TensorFlow; in 8 bits photos go as they are."""
 
-    with muted_stderr():  # it announces its delegate
-        interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+    def start():
+        """An interpreter that leaves the other cores to others."""
+        with muted_stderr():  # it announces its delegate
+            interpreter = litert.Interpreter(model_content=content, num_threads=1)
+            interpreter.allocate_tensors()
+        return interpreter
+
+    def answer(interpreter, photos):
+        """The outputs for photos, one after the other."""
         (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
-        interpreter.allocate_tensors()
+        found = []
+        for photo in photos if given["dtype"] is np.uint8 else to_float(photos):
+            interpreter.set_tensor(given["index"], photo[None])
+            interpreter.invoke()
+            found += [*interpreter.get_tensor(wanted["index"])]
+        return found
+
+    interpreters, pool = [start()], ThreadPoolExecutor(os.cpu_count())
 
     def forward(photos):
-        """Outputs for uint8 photos (N, S, S, 3), some at a time."""
-        found = []
-        for start in range(0, len(photos), batch_size):
-            batch = to_float(photos[start : start + batch_size], given["shape"][-1])
-            interpreter.resize_tensor_input(given["index"], batch.shape)
-            interpreter.allocate_tensors()
-            interpreter.set_tensor(given["index"], batch)
-            interpreter.invoke()
-            found.append(interpreter.get_tensor(wanted["index"]))
-        return np.concatenate(found)  # (N, 1) or (N, K)
+        """Outputs for uint8 photos (N, S, S, 3), each core a part of them."""
+        parts = np.array_split(photos, min(len(photos), os.cpu_count()))
+        while len(interpreters) < len(parts):
+            interpreters.append(start())
+        return np.array([*itertools.chain(*pool.map(answer, interpreters, parts))])  # (N, K)
 
     return forward
 
@@ -1532,20 +1449,18 @@ def calibrate(forward, info, splits):
 # 10. The weights file: a net and its metadata, saved and loaded together
 
 MAX_ITEMS, MAX_DEPTH, MAX_TEXTS = 10_000, 9, 512  # of a weights file; texts in a list
+# The shipped net as LiteRT answers by it; no other file is run, but what is derived here.
+SHIPPED_LITERT = PRETRAINED.with_suffix(".tflite")
+LITERT_DIGEST = "0"
 Net = collections.namedtuple("Net", "model info")  # a Keras model and its metadata, see `new_info`
-
-
-def is_trained(net):
-    """Whether a net is worth going on with: loaded, or trained, here or by hand."""
-    return bool(net) and (net.info["run"] is not None or int(net.model.optimizer.iterations) > 0)
 
 
 def new_info(settings, classes, **known):
     """The metadata of a net, as JSON can hold it: that of a new one, but for what is known."""
     info = {"program": PROGRAM, "architecture": settings.model, "classes": list(classes)}
     info |= {"base": settings.base if ARCHITECTURES[settings.model].transfer else None}
-    # `recipe`: what trained it; `tta`, `temperature`, `risk_coverage`: how to answer; the scores.
-    info |= {"recipe": {}, "tta": False, "temperature": 1.0, "risk_coverage": [], "summary": {}}
+    # `recipe`: what trained it; `temperature`, `risk_coverage`: how to answer; the scores.
+    info |= {"recipe": {}, "temperature": 1.0, "risk_coverage": [], "summary": {}}
     # `is_synthetic`: it knows drawings only; `run`: the name of its training, None for a new net.
     return {**info, "is_synthetic": False, "run": None, **known}
 
@@ -1555,18 +1470,17 @@ def trained_info(trainer, data):
     settings, known = trainer.settings, {"run": trainer.state.run, "summary": trainer.summary()}
     known["is_synthetic"] = data.is_synthetic
     known["recipe"] = {name: getattr(settings, name) for name in (*RESUME_KEYS, "epochs")}
-    known["tta"] = RECIPES[settings.recipe].tta and settings.augment
     return new_info(settings, data.classes, **known)
 
 
 def parse_metadata(text, settings):
     """What a weights file says of its net; nothing: one of these settings. Raises ValueError."""
-    info = new_info(settings, default_classes(settings.model), run="") | json.loads(text)
+    info = new_info(settings, ARCHITECTURES[settings.model].classes, run="") | json.loads(text)
     kind, classes, curve = info["architecture"], info["classes"], info["risk_coverage"]
     listed = kind in list(ARCHITECTURES)  # in a list: it may be anything
     if not listed or (ARCHITECTURES[kind].transfer and info["base"] not in list(BASES)):
         raise ValueError("it is of a net that this program does not know")
-    kinds = {"classes": list, "summary": dict, "recipe": dict, "risk_coverage": list, "tta": bool}
+    kinds = {"classes": list, "summary": dict, "recipe": dict, "risk_coverage": list}
     whole = all(isinstance(info[name], kind) for name, kind in kinds.items())
     if not whole or not 2 <= len(classes) <= MAX_CLASSES or classes != sorted(set(classes)):
         raise ValueError("what it says about itself is damaged")
@@ -1684,15 +1598,12 @@ def load_h5(path, model):
 
 def matching_settings(settings, info, path):
     """Settings for the net of this metadata. Raises CatDogError if another was asked for."""
-    theirs, base = info["architecture"], info["base"] or settings.base
-    warm = warm_start(settings) == theirs  # it is to go on from that one
-    other = "model" in settings.asked and theirs != settings.model and not warm
-    if other or ("base" in settings.asked and base != settings.base):
+    found = {"model": info["architecture"], "base": info["base"] or settings.base}
+    if any(name in settings.asked and getattr(settings, name) != found[name] for name in found):
         fix = "Leave out --model and --base, or name another --weights"
-        raise CatDogError(f"{path} holds a net of the kind {theirs}, base {info['base']}", fix)
-    given = {name: getattr(settings, name) for name in settings.asked} | {"base": base}
-    given["model"] = settings.model if warm else theirs
-    return replace(resolve_settings(given), asked=settings.asked)
+        raise CatDogError(f"{path} holds a {found['model']} net, base {info['base']}", fix)
+    given = {name: getattr(settings, name) for name in settings.asked}
+    return replace(resolve_settings(given | found), asked=settings.asked)
 
 
 def shipped_hint(text):
@@ -1711,7 +1622,7 @@ def load_net(path, settings):
     info = read_metadata(path, settings)
     settings = matching_settings(settings, info, path)
     start_tensorflow(settings)
-    model = build_model(settings.model, settings.base, len(info["classes"]), settings.answer_policy)
+    model = build_model(settings.model, settings.base, len(info["classes"]))
     load_h5(path, model)
     return Net(compile_model(model, settings), info)
 
@@ -1722,9 +1633,9 @@ def prints_on_stderr():
     return contextlib.redirect_stdout(sys.stderr if shown else io.StringIO())
 
 
-def new_model(settings, classes, policy="float32", pretrained=True):
+def new_model(settings, classes, pretrained=True):
     """A new net, its base downloaded ("imagenet"), random, from a file or the shipped net."""
-    model, base = build_model(settings.model, settings.base, classes, policy), settings.base
+    model, base = build_model(settings.model, settings.base, classes), settings.base
     inner, source, more = model, settings.base_weights, {}
     if ARCHITECTURES[settings.model].transfer:
         inner, more = base_of(model), {"include_top": False, "pooling": BASES[base].pooling}
@@ -1765,39 +1676,102 @@ def imagenet_net(settings):
     return Net(compile_model(model, settings), new_info(settings, names, run=""))
 
 
-def litert_predictor(path, settings):
-    """The Predictor of a weights file on LiteRT, converted once; None where that fails."""
+def to_litert(model, photos=()):
+    """A Keras model as a LiteRT file in bytes; in 8 bits for what photos (N, S, S, 3) are like."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if len(photos):  # 256 steps between the extremes that the numbers of each layer reach
+        few = photos[:: math.ceil(len(photos) / 500)]
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([to_float(photo[None])] for photo in few)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8
+    quiet = contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore")
+    with muted_stderr(), quiet[0], quiet[1]:
+        return converter.convert()
+
+
+def smallest_litert(net, photos, labels):
+    """`to_litert` in 8 bits, or in 32 if in 8 it is less often right on these photos."""
+    small = to_litert(net.model, photos)
+    forwards = keras_forward(net.model), litert_forward(small)
+    exact, found = (Predictor(each, net.info)(photos).argmax(axis=1) for each in forwards)  # (N,)
+    lost = np.mean(exact == labels[:, 0]) - np.mean(found == labels[:, 0])
+    good = np.mean(exact != found) <= 0.003 and lost <= 0.001  # shares of the photos
+    return small if good else to_litert(net.model)
+
+
+def litert_file(path, settings, content=None):
+    """The LiteRT form of a weights file: what is shipped, or kept, or content, or derived now."""
+    with open_regular(path) as file:
+        state = digest(PROGRAM, settings.model, settings.base, settings.precision, file.read())
+    stem = digest(os.path.abspath(path))[:32] + ("" if settings.precision == "auto" else "-exact")
+    kept = list(cache_folder().glob(f"{stem}-{state[:32]}-*.tflite"))
+    shipped = settings.precision == "auto" and Path(path).resolve() == PRETRAINED
+    for place in [SHIPPED_LITERT] if shipped else kept:
+        found = place.read_bytes()
+        if digest(found) in (LITERT_DIGEST, place.stem.rpartition("-")[2]):  # nobody changed it
+            return found
+    content = content or to_litert(load_net(path, settings).model)
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    for old in cache_folder().glob(f"{stem}-*.tflite"):  # of earlier weights there
+        old.unlink()
+    with replacing(cache_folder() / f"{stem}-{state[:32]}-{digest(content)}.tflite") as file:
+        file.write(content)
+    return content
+
+
+def litert_predictor(path, settings, content=None):
+    """The Predictor of a weights file on LiteRT; None where that fails."""
     try:
-        with open_regular(path) as file:
-            state = digest(PROGRAM, settings.model, settings.base, file.read())
-        stem = digest(os.path.abspath(path))[:32]
-        cached = cache_folder() / f"{stem}-{state[:32]}.litert"
-        if unpack_npz(cached)[0] is None:
-            net = load_net(path, settings)
-            with muted_stderr(), contextlib.redirect_stdout(io.StringIO()):
-                content = tf.lite.TFLiteConverter.from_keras_model(net.model).convert()
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            for old in cached.parent.glob(f"{stem}-*.litert"):  # of earlier weights there
-                old.unlink()
-            with replacing(cached) as file:
-                file.write(pack_npz(net.info, [np.frombuffer(content, np.uint8)]))
-        info, (content,) = unpack_npz(cached)
-        return Predictor(litert_forward(content.tobytes()), info)
+        info = read_metadata(path, settings)
+        settings = matching_settings(settings, info, path)
+        return Predictor(litert_forward(litert_file(path, settings, content)), info)
     except CatDogError:
         raise
     except Exception:  # noqa: BLE001 (whatever an optional library fails with, there is Keras)
         return None
 
 
+def export_net(net, path):
+    """Write a net for other programs, as .tflite, .onnx or .keras, with its metadata inside.
+
+    What was written has to answer as the net does; CatDogError if not, or what it takes is missing.
+    """
+    kind, about = Path(path).suffix, {"input": "float32 (N, S, S, 3), RGB from 0 to 1", **net.info}
+    model = keras.Model(net.model.inputs, net.model.outputs)  # without the optimizer
+    photos = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), np.uint8)
+    pixels, wanted = to_float(photos), keras_forward(model)(photos)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
+        part = os.path.join(folder, f"net{kind}")
+        if kind == ".onnx":
+            load = onnx.load  # or it says what is missing
+            model.export(part, "onnx", verbose=False)
+            graph = load(part)
+            onnx.helper.set_model_props(graph, {"CatDogClassifier": json.dumps(about)})
+            onnx.save(graph, part)
+            session = onnxruntime.InferenceSession(part)
+            (found,) = session.run(None, {session.get_inputs()[0].name: pixels})
+        elif kind == ".keras":
+            model.save(part)
+            found = keras.models.load_model(part).predict_on_batch(pixels)
+        else:
+            Path(part).write_bytes(content := to_litert(model))
+            found = litert_forward(content)(photos)
+        if kind != ".onnx":  # the other two may have a zip archive at their end
+            with zipfile.ZipFile(part, "a") as file:
+                file.writestr("CatDogClassifier.json", json.dumps(about))
+        if np.abs(found - wanted).max() > 1e-4:
+            raise CatDogError(f"as {kind} this net answers otherwise", "Name another kind of file")
+        write_file(path, Path(part).read_bytes(), "--export")
+
+
 def finished_net(trainer, data, device):
-    """The Net of a training that is over, in the precision of answers, with all its scores."""
+    """The Net of a training that is over, with all its scores."""
     settings, info = trainer.settings, trained_info(trainer, data)
-    model = build_model(settings.model, settings.base, len(data.classes), settings.answer_policy)
-    model.set_weights(trainer.model.get_weights())
-    info["summary"] |= {"device": device, "parameters": model.count_params()}
+    info["summary"] |= {"device": device, "parameters": trainer.model.count_params()}
     if trainer.stop_reason != "interrupted":
-        calibrate(keras_forward(model), info, data.splits)
-    return Net(compile_model(model, settings), info)
+        calibrate(keras_forward(trainer.model), info, data.splits)
+    return Net(compile_model(trainer.model, settings), info)
 
 
 # ==================================================================================================
@@ -1820,7 +1794,7 @@ def grad_cam(model, photo, place):
     speaks against it is left out (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2).
     """
     last, middle = model.layers[-1], last_maps(model).output
-    pixels = to_float(photo[None], model.input_shape[-1])  # (1, S, S, 3)
+    pixels = to_float(photo[None])  # (1, S, S, 3)
     maps = keras.Model(model.inputs[0], middle)(pixels, training=False)  # (1, h, w, C)
     with tf.GradientTape() as tape:  # not of the probability, which is flat where a net is certain
         tape.watch(maps)
@@ -1839,7 +1813,7 @@ def layer_activations(model, photo):
     kinds = (layers.Conv2D, layers.DepthwiseConv2D, layers.MaxPooling2D, layers.AveragePooling2D)
     shown = [layer for layer in model.layers if isinstance(layer, kinds)]
     inner = keras.Model(model.inputs[0], [layer.output for layer in shown])
-    found = inner(to_float(photo[None], model.input_shape[-1]), training=False)
+    found = inner(to_float(photo[None]), training=False)
     found = found if isinstance(found, list) else [found]  # Keras gives one output bare
     return [(layer.name, np.float32(maps[0])) for layer, maps in zip(shown, found, strict=True)]
 
@@ -1873,8 +1847,11 @@ def pack_figure(figure):
     return buffer.getvalue()
 
 
-def draw_curves(history, name, title, best):
-    """The Figure of "acc" or "loss" over the epochs, of {"loss": [...], "val_loss": [...], ...}."""
+def draw_curves(trained, name, title, summary):
+    """The Figure of "acc" or "loss" over the epochs of a Keras History, see `Trainer.summary`."""
+    if not (trained and trained.history):
+        raise CatDogError("there are no curves to draw yet", "Call train() first")
+    history, best = trained.history, summary["best_epoch"]
     epochs, validation = range(1, len(history[name]) + 1), history[f"val_{name}"]
     # The tutorial's exponential moving average, in which the first point counts in full.
     smooth = list(itertools.accumulate(validation, lambda mean, point: 0.8 * mean + 0.2 * point))
@@ -1976,8 +1953,8 @@ FIGURE = """<figure><a href="{link}"><img loading="lazy" src="{link}" alt="{word
 <figcaption>{words}</figcaption></figure>"""
 
 
-def gallery_page(path, title, text, sections):
-    """A web page for a path, in bytes, with links to photos: (heading, [(path, caption), ...])."""
+def write_gallery(path, title, text, sections):
+    """Write a web page with links to photos: (heading, [(path, caption), ...])."""
     from urllib.parse import quote  # slow to import, by the measure of -h
 
     folder = os.path.dirname(os.path.abspath(path))
@@ -1989,7 +1966,7 @@ def gallery_page(path, title, text, sections):
             body.append(FIGURE.format(link=link, words=html.escape(escape_control(caption))))
         body.append("</div>")
     page = PAGE.format(title=html.escape(escape_control(title)), body="\n".join(body))
-    return page.encode("utf-8", "backslashreplace")
+    write_file(path, page.encode("utf-8", "backslashreplace"), "--report")
 
 
 # ==================================================================================================
@@ -2018,42 +1995,32 @@ class Prediction:
     error: str | None = None
 
 
-def begin_training(classifier, data, policy, key):
-    """The Trainer of a checkpoint, of a net that goes on, or of a new one; whether one goes on."""
+def begin_training(classifier, data, key):
+    """The Trainer of a checkpoint, of the classifier's net if it has one, or of a new net."""
     settings, console, net = classifier.settings, classifier.console, classifier.net
-    weights, history = Path(settings.weights), classifier.history and classifier.history.history
-    path, goes_on = beside(weights, CHECKPOINT), is_trained(net)
+    weights, path = Path(settings.weights), beside(settings.weights, CHECKPOINT)
     about, arrays = unpack_npz(path) if settings.resume else (None, [])
-    resumes = not goes_on and about and about[0] == key
+    trained = net and net.info["run"]  # made by another training, it is to go on from that
+    resumes = about and about[0] == key and trained in (None, about[1]["run"])
     if settings.resume and os.path.lexists(path) and not resumes:
         console.say(f"{escape_control(path)} is no checkpoint of this training, which will")
         console.say("replace it. To keep it, press Ctrl-C and name another --weights.")
-    if (before := warm_start(settings)) and not goes_on and not resumes:
-        fix = f"Train that first, into the same --weights: --model {before}"
-        if not weights.exists():
-            raise CatDogError(f"{settings.model} goes on from a {before} net", fix)
-        net, goes_on = load_net(weights, settings), True
-        if (net.info["base"], net.info["classes"]) != (settings.base, list(data.classes)):
-            found = f"{weights} is of {net.info['base']} and {', '.join(net.info['classes'])}"
-            raise CatDogError(found, "Name another --base, --dataset or --weights")
-    if weights.exists() and not (history or resumes):
+    if weights.exists() and not resumes:
         write_file(beside(weights, PREVIOUS), weights.read_bytes())
         console.say(f"Earlier weights are kept as {escape_control(beside(weights, PREVIOUS))}.")
-    policy = about[1]["policy"] if resumes else policy
     pretrained = not (net or resumes)  # those have all weights: no base has to be downloaded
-    model = new_model(settings, len(data.classes), policy, pretrained)
-    trainer = Trainer(model, settings, console, policy)
+    model = new_model(settings, len(data.classes), pretrained)
+    trainer = Trainer(model, settings, console)
     if net:
         model.set_weights(net.model.get_weights())
-    if settings.recipe == "best" and trainer.kind.transfer and not (goes_on or resumes):
+    if trainer.kind.transfer == "last block" and trained is None and not resumes:
         train_head(model, *data.splits["train"], settings, console)
-    steps = settings.steps or math.ceil(len(data.splits["train"][1]) / settings.batch_size)
-    trainer.compile(steps, history, classifier.info["summary"]["best_epoch"] if history else 0)
+    trainer.compile(settings.steps or math.ceil(len(data.splits["train"][1]) / settings.batch_size))
     try:
         trainer.resume(about[1], arrays) if resumes else None
     except (ValueError, TypeError, LookupError) as error:  # of another Keras, or changed
         raise CatDogError(f"{path} is damaged: {reason(error)}", "Say --no-resume") from None
-    return trainer, goes_on
+    return trainer
 
 
 def save_pictures(classifier):
@@ -2062,8 +2029,8 @@ def save_pictures(classifier):
     rows = [("epoch", *history), *zip(itertools.count(1), *history.values(), strict=False)]
     table = "".join(",".join(map(str, row)) + "\r\n" for row in rows).encode()
     made = {HISTORY: lambda: table, ACCURACY: classifier.showAcc, LOSS: classifier.showLoss}
-    known = "calibration" in classifier.info["summary"]
-    made |= {RELIABILITY: classifier.showReliability} if known else {}
+    if known := classifier.info["summary"].get("calibration"):
+        made[RELIABILITY] = functools.partial(draw_reliability, **known)
     saved = [Path(weights).name]
     for ending, make in made.items():
         path = beside(weights, ending)
@@ -2088,7 +2055,7 @@ class CatDogClassifier:
     def __init__(self, **given):
         self.settings = resolve_settings(given)
         self.console = Console(self.settings.quiet)
-        self.classes = default_classes(self.settings.model)
+        self.classes = ARCHITECTURES[self.settings.model].classes
         self.net = self.history = self.predictor = None
 
     @property
@@ -2125,9 +2092,9 @@ class CatDogClassifier:
         return trainer.feed(*splits["train"], True), trainer.feed(*splits["validation"])
 
     def createModel(self):
-        """A new net, compiled, untrained but for a pretrained base; in float32 unless asked."""
+        """A new net, compiled, untrained but for a pretrained base."""
         start_tensorflow(self.settings)
-        model = new_model(self.settings, len(self.classes), self.settings.answer_policy)
+        model = new_model(self.settings, len(self.classes))
         self._use(Net(compile_model(model, self.settings), new_info(self.settings, self.classes)))
         return model
 
@@ -2135,22 +2102,18 @@ class CatDogClassifier:
         """Train on a dataset and save the best epoch; returns the Keras History.
 
         Its loss, acc, val_loss and val_acc, the curves and a checkpoint lie beside the weights; the
-        next training of the same kind on the same photos resumes from that. Called again, it goes
-        on, with a fresh optimizer, and keeps only what is better. Ctrl-C and SIGTERM end it early
-        and keep the best so far; KeyboardInterrupt when there is nothing to keep yet.
+        next training of the same kind on the same photos resumes from that. It begins with the
+        weights of `net`, where there is one: called again, it goes on. Ctrl-C and SIGTERM end it
+        early and keep the best so far; KeyboardInterrupt when there is nothing to keep yet.
         """
         if self.settings.model == "imagenet":
             raise UsageError("imagenet is a net that is trained already", "Say -f, -d or --explain")
         write_file(self.settings.weights, None)  # now rather than after an hour of work
-        if self.predictor and not self.net:  # LiteRT answered so far
-            self.load_weights()
-        data, (device, policy) = self._read(directory), start_tensorflow(self.settings)
+        data, device = self._read(directory), start_tensorflow(self.settings)
         key = resume_key(self.settings, data)
-        trainer, goes_on = begin_training(self, data, policy, key)
+        trainer = begin_training(self, data, key)
         train = trainer.feed(*data.splits["train"], shuffled=True)
         validation = trainer.feed(*data.splits["validation"])
-        if goes_on:
-            trainer.state.best_loss = trainer.fitted.evaluate(validation, verbose=0)[0]
         announce(trainer, data, device)
         trainer.fit(train, validation, functools.partial(self._save, trainer, data, key))
         if math.isinf(trainer.state.best_loss):
@@ -2166,14 +2129,17 @@ class CatDogClassifier:
         self.history.epoch = list(range(trainer.state.epochs))
         self.info["summary"]["files"] = save_pictures(self)
         self.save_weights()
+        if find_spec("ai_edge_litert") and not trainer.stopped:  # for answers without TensorFlow
+            content = smallest_litert(self.net, *data.splits["validation"])
+            litert_predictor(self.settings.weights, self.settings, content)
         checkpoint = beside(self.settings.weights, CHECKPOINT)
         if not trainer.stopped and unpack_npz(checkpoint)[0]:
             checkpoint.unlink()
         return self.history
 
     def _read(self, directory):
-        trained = is_trained(self.net) if self.net else self.predictor
-        expected, folder = self.classes if trained else None, directory or self.settings.dataset
+        expected = self.classes if self.net and self.net.info["run"] is not None else None
+        folder = directory or self.settings.dataset
         data = read_data(folder, self.size, expected, self.console)
         count = len(data.splits["train"][1])
         self.settings = default_epochs(self.settings, count, data.is_synthetic)
@@ -2194,12 +2160,12 @@ class CatDogClassifier:
         self._use(imagenet_net(settings) if own else load_net(path or self.source, settings))
 
     def _use(self, net):
-        self._follow(Predictor(keras_forward(net.model), net.info))
-        self.net, self.history = net, None
+        self._follow(Predictor(keras_forward(net.model), net.info), net)
 
-    def _follow(self, predictor):
+    def _follow(self, predictor, net=None):
         self.settings = matching_settings(self.settings, predictor.info, self.source)
         self.classes, self.predictor = tuple(predictor.info["classes"]), predictor
+        self.net, self.history = net, None
 
     def save_weights(self):
         """Write the net to the weights file."""
@@ -2209,31 +2175,20 @@ class CatDogClassifier:
 
     def showAcc(self):
         """The Figure of the accuracy over the epochs, after a training."""
-        return self._curves("acc", "Accuracy")
+        return draw_curves(self.history, "acc", "Accuracy", self.info.get("summary"))
 
     def showLoss(self):
         """The Figure of the loss over the epochs, after a training."""
-        return self._curves("loss", "Loss")
-
-    def _curves(self, name, title):
-        if not (self.history and self.history.history):
-            raise CatDogError("there are no curves to draw yet", "Call train() first")
-        return draw_curves(self.history.history, name, title, self.info["summary"]["best_epoch"])
-
-    def showReliability(self):
-        """The Figure of how far confidence agrees with accuracy, after a training."""
-        found = self.info.get("summary", {}).get("calibration")
-        if not found:
-            raise CatDogError("nothing is known of its calibration yet", "Call train() first")
-        return draw_reliability(**found)
+        return draw_curves(self.history, "loss", "Loss", self.info.get("summary"))
 
     def ready(self):
         """The predictor; the first time, where nothing was made or loaded, that of `source`."""
         if self.predictor is None:
-            plain = self.settings.answer_policy == "float32" and self.settings.model != "imagenet"
-            wanted = plain and find_spec("ai_edge_litert")  # it starts at once; or else Keras
-            found = litert_predictor(self.source, self.settings) if wanted else None
+            ours = self.settings.model != "imagenet" and os.path.exists(self.source)
+            lite = ours and find_spec("ai_edge_litert")  # it starts at once; or else Keras
+            found = litert_predictor(self.source, self.settings) if lite else None
             self._follow(found) if found else self.load_weights()
+            self.net = None  # to answer is not to train that net further
         return self.predictor
 
     def threshold(self):
@@ -2303,12 +2258,7 @@ examples:
   python CatDogClassifier.py                           train on dataset/
   python CatDogClassifier.py -f photo.jpg              classify a photo
   python CatDogClassifier.py -d holiday                classify a folder
-  python CatDogClassifier.py -d holiday --csv > a.csv  the same, into a file
-  find . -name '*.jpg' | python CatDogClassifier.py -  the paths on stdin
-  python dataset/prepare.py --download pets            get 25,000 photos (786 MB)
-  python dataset/prepare.py photos pets                get your own photos in
-  python dataset/check.py pets                         look for what is wrong with them
-  python CatDogClassifier.py --dataset pets            train on them
+  python CatDogClassifier.py --dataset pets            train on what dataset/prepare.py made
   python CatDogClassifier.py --dataset pets --evaluate score the net on its test photos
 """
 EXIT_CODES = """\
@@ -2349,7 +2299,7 @@ def summary_lines(summary, folder):
         yield f"calibration  error {after} ({before} before it), on the {found['split']} photos"
     total = datetime.timedelta(seconds=round(summary["seconds"]))
     yield f"time         {total} in all, {seconds:.1f} s an epoch"
-    yield f"on           {summary['device']}, {summary['precision']}"
+    yield f"on           {summary['device']}"
     files = (escape_control(os.path.join(folder, name)) for name in summary["files"])
     yield "saved        " + "\n             ".join(files)
     if why == "interrupted":
@@ -2403,7 +2353,7 @@ def classify(classifier, arguments):
     total, report = sum(1 for _ in counted), os.path.abspath(arguments.report or os.devnull)
     classifier.ready()  # loading is no part of the time that is left
     started, classes, rows = time.monotonic(), classifier.classes, []
-    answers, unread, copies = collections.Counter(), [], collections.Counter()
+    answers, copies = collections.Counter(), collections.Counter()
     if folder:
         check_sorting(sources, folder, (*classes, "unsure"))
     if arguments.csv:
@@ -2412,32 +2362,25 @@ def classify(classifier, arguments):
     for row in classifier.predict_each(paths):
         row, target, new = copy_photo(row, folder) if folder else (row, None, False)
         print_row(row, arguments, console, classes, target)
-        answers[row.verdict or "unreadable"] += 1
+        answers[row.verdict] += 1  # of an unreadable one None
         copies[new] += bool(target)
-        unread += [row.path] if row.error else []
         rows += [row] if arguments.report else []
         console.bar("classifying", answers.total(), total, started) if total else None
     console.clear()
     if not answers:
         raise CatDogError(f"there are no photos in {', '.join(sources)}")
-    tell(classifier) if answers.total() > len(unread) else None
-    tell_counts(console, answers, classes, unread)
+    tell(classifier) if answers.total() > answers[None] else None
+    if answers.total() > 1:  # of many classes only those that are there
+        named = dict.fromkeys([*(classes if len(classes) <= 10 else ()), *answers, None])
+        parts = ", ".join(f"{answers[k]} {escape_control(k or 'unreadable')}" for k in named)
+        console.say(f"{answers.total()} files: {parts}")
     if folder:
         there = f"{copies[True]} copied, {copies[False]} there already"
         console.say(f"{escape_control(folder)}: {there}")
     if arguments.report:
         where = sources[0] if len(sources) == 1 else f"{len(sources)} places"
-        save_page(arguments, console, f"{where}: {len(rows)} files", *by_verdict(rows))
-    return int(bool(unread))
-
-
-def tell_counts(console, answers, classes, unread):
-    """Say how often each class was the answer, of many classes only those that are there."""
-    named = dict.fromkeys([*(classes if len(classes) <= 10 else ()), *answers, "unreadable"])
-    parts = ", ".join(f"{answers[name]} {escape_control(name)}" for name in named)
-    kinds = f" ({count_kinds(unread)})" if unread else ""
-    if answers.total() > 1:
-        console.say(f"{answers.total()} files: {parts}{kinds}")
+        write_gallery(arguments.report, f"{where}: {len(rows)} files", *by_verdict(rows))
+    return int(answers[None] > 0)
 
 
 def print_csv(*cells):
@@ -2522,12 +2465,6 @@ def by_verdict(rows):
     return text, sorted(groups.items())
 
 
-def save_page(arguments, console, title, text, sections):
-    """Write the page of --report."""
-    write_file(arguments.report, gallery_page(arguments.report, title, text, sections), "--report")
-    console.say(f"report: {escape_control(arguments.report)}")
-
-
 def evaluate(classifier, arguments):
     """--evaluate: the scores on DATASET/test, and on a page the most confident mistakes."""
     scores, dataset, wrong = classifier.evaluate(), classifier.settings.dataset, []
@@ -2540,7 +2477,7 @@ def evaluate(classifier, arguments):
             wrong += [(row.confidence, row.path, f"{row.label}, is {name}") for row in rows]
         wrong = [(path, f"{percent(sure)} {said}") for sure, path, said in sorted(wrong)[::-1]]
         sections = [("mistakes, the most confident first", wrong)]
-        save_page(arguments, classifier.console, f"{dataset}: test photos", lines, sections)
+        write_gallery(arguments.report, f"{dataset}: test photos", lines, sections)
     return 0
 
 
@@ -2579,6 +2516,17 @@ def explain(classifier, arguments):
     return code
 
 
+def export(classifier, arguments):
+    """--export: write the net as a file for other programs."""
+    if not arguments.export.endswith((".tflite", ".onnx", ".keras")):
+        raise UsageError("--export needs a name that ends in .tflite, .onnx or .keras")
+    classifier.load_weights()
+    export_net(classifier.net, arguments.export)
+    emit(arguments, {"exported": arguments.export}, f"exported {escape_control(arguments.export)}")
+    tell(classifier)
+    return 0
+
+
 FLAGS = {classify: "-f, -d", explain: "--explain", evaluate: "--evaluate"}
 GOES_WITH = {"sort_into": [classify], "csv": [classify], "unsure": [classify, explain]}
 GOES_WITH["report"] = [classify, evaluate]  # what means something to some actions only
@@ -2591,7 +2539,8 @@ def build_parser():
     epilog = f"nets (--model):\n{nets}\n\nbases (--base):\n  {bases}\n\n{EXIT_CODES}"
     usage, layout = "python CatDogClassifier.py [action] [options]", "RawDescriptionHelpFormatter"
     layout = {"formatter_class": getattr(argparse, layout), "allow_abbrev": False}
-    parser = Parser(usage=usage, description=EXAMPLES, epilog=epilog, add_help=False, **layout)
+    layout |= {"usage": usage, "description": EXAMPLES, "epilog": epilog, "add_help": False}
+    parser = Parser(**layout)
     paths = {"metavar": "PATH", "action": "extend", "nargs": "+", "default": []}
     add = parser.add_argument_group("actions (without one: train)").add_argument
     add("paths", nargs="*", metavar="PATH", help="the same as -f and -d; -: the paths on stdin")
@@ -2599,11 +2548,21 @@ def build_parser():
     add("-d", "--directory", dest="photos", **paths, help="classify folders")
     add("--explain", **paths, help="draw what the net sees in photos")
     add("--evaluate", action="store_true", help="score the weights on DATASET/test")
+    add("--export", metavar="FILE", help="write the net as .tflite, .onnx or .keras")
     add("-h", "--help", action="help", help="print this help")
     add("--version", action="version", version=PROGRAM, help="print the version")
     group = parser.add_argument_group("options (defaults of the default net)")
-    for setting in fields(Settings)[:-1]:
-        add_setting(group, setting)
+    for setting in fields(Settings)[:-1]:  # one that is on by default becomes --no-...
+        about, default, kind = setting.metadata, setting.default, setting.type
+        flags = about.get("flags", ["--" + setting.name.replace("_", "-")])
+        more = {"dest": setting.name, "default": argparse.SUPPRESS, "help": about["help"]}
+        if kind is bool:
+            more["action"] = "store_false" if default else "store_true"
+        else:
+            more |= {"type": kind, "choices": about.get("choices")}
+            more["metavar"] = None if more["choices"] else {int: "N", float: "X", str: "NAME"}[kind]
+            more["help"] += "" if default is None else f" (default: {default})"
+        group.add_argument(*flags, **more)
     add = group.add_argument
     add("--sort-into", metavar="DIR", help="copy each photo into DIR/cat, ..., DIR/unsure")
     add("--report", metavar="FILE.html", help="make a web page of the answers, or the mistakes")
@@ -2613,25 +2572,12 @@ def build_parser():
     return parser
 
 
-def add_setting(group, setting):
-    """Turn a field of Settings into a flag; one that is on by default into --no-..."""
-    about, default, kind = setting.metadata, setting.default, setting.type
-    flags = about.get("flags", ["--" + setting.name.replace("_", "-")])
-    more = {"dest": setting.name, "default": argparse.SUPPRESS, "help": about["help"]}
-    if kind is bool:
-        more["action"] = "store_false" if default else "store_true"
-    else:
-        more |= {"type": kind, "choices": about.get("choices")}
-        more["metavar"] = None if more["choices"] else {int: "N", float: "X", str: "NAME"}[kind]
-        more["help"] += "" if default is None else f" (default: {default})"
-    group.add_argument(*flags, **more)
-
-
 def run(arguments):
     """Do what the command line asks for; returns the exit code."""
     given = vars(arguments)
     arguments.photos = [*arguments.paths, *arguments.photos]
-    asked = {classify: arguments.photos, explain: arguments.explain, evaluate: arguments.evaluate}
+    asked = {classify: arguments.photos, explain: arguments.explain}
+    asked |= {evaluate: arguments.evaluate, export: arguments.export is not None}
     action, *others = [action for action, wanted in asked.items() if wanted] or [train]
     if others:
         raise UsageError("these are two actions", "Say one after the other")
@@ -2644,7 +2590,11 @@ def run(arguments):
     if arguments.report:
         write_file(arguments.report, None, "--report")
     settings = {each.name: given[each.name] for each in fields(Settings) if each.name in given}
-    return action(CatDogClassifier(**settings), arguments)
+    classifier = CatDogClassifier(**settings)
+    code = action(classifier, arguments)
+    if arguments.report:
+        classifier.console.say(f"report: {escape_control(arguments.report)}")
+    return code
 
 
 def run_guarded(action):

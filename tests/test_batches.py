@@ -20,11 +20,11 @@ def photos():
 # --- Augmentation ---------------------------------------------------------------------------------
 
 
-def warp(photos, affines, side=None):
+def warp(photos, affines):
     """The augmentation as it runs, compiled, in 0..255."""
     import tensorflow as tf
 
-    return tf.function(program.warp, jit_compile=True)(photos, affines, side).numpy() * 255
+    return tf.function(program.warp, jit_compile=True)(photos, affines).numpy() * 255
 
 
 def rows(**changes):
@@ -157,14 +157,6 @@ def halved(photos):
     return pixels[:, ::2, ::2] + pixels[:, ::2, 1::2] + pixels[:, 1::2, ::2] + pixels[:, 1::2, 1::2]
 
 
-def test_smaller_photos_show_the_same_part(photos):
-    quarters = halved(photos)  # each pixel lies in the middle of four
-    still = np.repeat(rows(), len(photos), axis=0)
-    assert warp(photos, still, SIZE // 2) == pytest.approx(quarters, abs=1e-3)
-    mirrored = warp(photos[:1], rows(mirror=True), SIZE // 2)
-    assert mirrored == pytest.approx(quarters[:1, :, ::-1], abs=1e-3)
-
-
 @pytest.mark.parametrize("halvings", [0, 1, 2])
 def test_a_blurred_photo_is_a_small_one_drawn_large(photos, halvings):
     small, side = photos[:1], SIZE >> halvings
@@ -176,7 +168,6 @@ def test_a_blurred_photo_is_a_small_one_drawn_large(photos, halvings):
     found = blur(photos[0], halvings)
     assert found.dtype == np.uint8
     assert np.abs(found - large).max() <= 1.5 * bool(halvings)  # it is rounded thrice
-    assert np.array_equal(blur(photos[0, ..., :1], halvings), found[..., :1])  # grey as well
     odd = np.full((7, 7, 3), 90, np.uint8)
     assert np.array_equal(blur(odd, halvings), odd)
 
@@ -245,18 +236,11 @@ def test_an_epoch_of_steps_goes_over_the_photos_as_often_as_it_takes():
     assert np.allclose(photos[:, 0, 0, 0] * 255, labels[:, 0], atol=1e-4)
 
 
-def test_the_side_of_crops_is_asked_for_in_each_epoch(photos):
-    sides = iter((5, 6))
-    batches = feed(photos, numbers(7), 4, augment=draw_crops, side=lambda: next(sides))
-    shapes = [batch.shape[1:3] for _ in range(2) for batch, _ in batches]
-    assert shapes == [(5, 5), (5, 5), (6, 6), (6, 6)]
-
-
 def test_three_in_ten_crops_have_lost_detail():
-    stripes = np.zeros((400, SIZE, SIZE, 1), np.uint8)
+    stripes = np.zeros((400, SIZE, SIZE, 3), np.uint8)
     stripes[:, :, ::2] = 255  # of these nothing is left in a photo of half as many pixels
     pixels, _, _ = epoch(feed(stripes, numbers(400), 100, augment=draw_crops))
-    lost = pixels.std(axis=(1, 2, 3)) < 0.02
+    lost = pixels.std(axis=(1, 2)).max(axis=1) < 0.02
     assert lost.mean() == pytest.approx(0.3, abs=0.05)
 
 

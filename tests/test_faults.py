@@ -194,7 +194,7 @@ def test_a_stopped_training_says_where_it_goes_on_unless_told_to_start_over(
 
 
 OTHERS = [{"batch_size": 4}, {"optimizer": "sgd"}, {"learning_rate": 0.01}, {"augment": True}]
-OTHERS += [{"recipe": "best"}, {"steps": 2}, {"seed": 2}, {"seed": None}, {"precision": "auto"}]
+OTHERS += [{"recipe": "best"}, {"steps": 2}, {"seed": 2}, {"seed": None}]
 
 
 @pytest.mark.parametrize("setting", [*OTHERS, {"model": "happy"}])

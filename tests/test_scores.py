@@ -1,5 +1,7 @@
 """Room 8: scores and calibration are those of the literature; the curves show the history."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -139,7 +141,8 @@ HISTORY |= {"val_acc": [1.0, 0.0, 0.0], "val_loss": [2.0, 4.0, 4.0]}
     [("acc", "Accuracy", [1.0, 0.8, 0.64]), ("loss", "Loss", [2.0, 2.4, 2.72])],
 )
 def test_the_curves_show_the_history_and_mark_the_best_epoch(name, title, smoothed):
-    figure = draw_curves(HISTORY, name, title, 2)
+    trained = types.SimpleNamespace(history=HISTORY)
+    figure = draw_curves(trained, name, title, {"best_epoch": 2})
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     dots = lines["training"]
     assert (dots.get_marker(), dots.get_linestyle()) == ("o", "None")
@@ -149,4 +152,6 @@ def test_the_curves_show_the_history_and_mark_the_best_epoch(name, title, smooth
     assert lines["best epoch: 2"].get_xdata()[0] == 2
     assert title in figure.axes[0].get_title()
     assert figure._repr_png_().startswith(b"\x89PNG")  # a notebook shows it by itself
-    assert len(draw_curves(HISTORY, name, title, 0).axes[0].lines) == 3  # none was the best
+    assert (
+        len(draw_curves(trained, name, title, {"best_epoch": 0}).axes[0].lines) == 3
+    )  # none was the best

@@ -57,7 +57,8 @@ def looks(tta=True, classes=2):
         share = photos[:, 0, 0, :1] / np.float32(100)
         return share if classes == 2 else np.concatenate([share, 1 - share, 0 * share], axis=1)
 
-    info = {"architecture": "residual", "classes": ["x"] * classes, "tta": tta, "temperature": 1.0}
+    recipe = {"recipe": "best", "augment": tta}
+    info = {"recipe": recipe, "classes": ["x"] * classes, "temperature": 1.0}
     return program.Predictor(forward, info), shown
 
 
@@ -90,14 +91,12 @@ def test_a_training_calibrates_and_what_learned_from_mirrored_photos_looks_twice
     small(tmp_path, recipe=recipe, augment=augment, epochs=1, learning_rate=1e-6).train(dataset)
     classifier = load(tmp_path / "net.h5")
     info = classifier.info
-    assert info["tta"] is twice
     found, listed = {}, {s: program.list_split(dataset, s) for s in ("validation", "test")}
     for split, classes in listed.items():
         photos, labels = program.load_photos(classes, 64, classifier.console)
         raw = classifier.model.predict(photos / np.float32(255), verbose=0)[:, 0]
-        middles = [Image.fromarray(photo[6:58, 6:58]).resize((64, 64), 2) for photo in photos]
-        closer = np.stack(middles)[:, :, ::-1] / np.float32(255)
-        second = classifier.model.predict(closer, verbose=0)[:, 0]
+        mirrored = photos[:, :, ::-1] / np.float32(255)
+        second = classifier.model.predict(mirrored, verbose=0)[:, 0]
         assert np.maximum(raw, 1 - raw).max() < 0.95  # it is in doubt of all
         assert np.abs(raw - second).max() > 1e-3
         dog = (np.float64(raw) + second) / 2 if twice else np.float64(raw)
@@ -133,16 +132,15 @@ def test_confidence_is_fitted_as_if_nine_of_ten_photos_showed_neither():
 )
 def test_neither_is_expected_in_nine_of_ten_photos(classes, expected):
     """The odds of neither, 0.2 : 0.6 of a cat after learning from each alike, grow 18 times."""
-    info = {"architecture": "residual", "classes": classes, "tta": False, "temperature": 1.0}
+    info = {"recipe": {}, "classes": classes, "temperature": 1.0}
     predictor = program.Predictor(lambda photos: np.array([[0.6, 0.2, 0.2]]), info)
     assert predictor(np.zeros((1, 2, 2, 3), np.uint8))[0] == pytest.approx(expected)
 
 
-def test_the_reliability_diagram_shows_the_bins(tmp_path):
+def test_the_reliability_diagram_shows_the_bins():
     bins = {"before": [[0.7, 0.5, 2], [0.95, 0.75, 4]], "after": [[0.6, 0.5, 2], [0.8, 0.75, 4]]}
     found = {when: {"ece": 0.2, "bins": rows} for when, rows in bins.items()}
-    calibration = {"calibration": {"split": "test", **found}}
-    axes = load(colour_net(tmp_path / "x.h5", summary=calibration)).showReliability().axes[0]
+    axes = program.draw_reliability(**found, split="test").axes[0]
     drawn = [line.get_xydata().tolist() for line in axes.lines[1:]]
     assert drawn == [[row[:2] for row in rows] for rows in bins.values()]
     assert len({line.get_color() for line in axes.lines}) == 3

@@ -15,7 +15,8 @@ what comes from elsewhere is learned from both as it is and treated alike.
 
 Nets answer for the test photos with --score only, and test_photos.log says when that was; then the
 figures of calibration.py follow for the first net. DIR/seedN_box.h5, which says of itself how it
-was made and what it scored, can be put beside the program as CatDogClassifier_pretrained.h5.
+was made and what it scored, and DIR/seedN.tflite can be put beside the program as
+CatDogClassifier_pretrained.h5 and .tflite, whose digest the program has to know.
 """
 
 import argparse
@@ -42,12 +43,17 @@ from CatDogClassifier import (
     Settings,
     begin_training,
     calibrate,
+    digest,
     keras_forward,
     list_split,
+    litert_forward,
+    litert_predictor,
     load_net,
+    load_photos,
     read_data,
     read_metadata,
     save_h5,
+    smallest_litert,
     start_tensorflow,
     write_file,
 )
@@ -170,7 +176,7 @@ def mix(chosen, seed, weights):
     before = CatDogClassifier(**flags)
     data = read_data(folder, before.size, None, before.console)
     start_tensorflow(before.settings)
-    trainer, _ = begin_training(before, data, "float32", {})  # trains the same head once more
+    trainer = begin_training(before, data, {})  # trains the same head once more
     pairs, losses = [*zip(trainer.model.get_weights(), net.model.get_weights(), strict=True)], {}
     for part in SHARES:
         net.model.set_weights([(1 - part) * old + part * new for old, new in pairs])
@@ -202,6 +208,22 @@ def write_box(weights, **more):
     write_file(box_of(weights), save_h5(net._replace(info={**net.info, "card": card})))
 
 
+def quantise(chosen, weights):
+    """Write a net as LiteRT beside its weights, in 8 bits if as good; it answers from now on."""
+    classifier = CatDogClassifier(weights=str(weights), quiet=True)
+    classifier.load_weights()
+    listed = list_split(chosen.work / "photos", "validation")
+    photos = load_photos(listed, classifier.size, classifier.console)
+    content = smallest_litert(classifier.net, *photos)
+    calibrate(litert_forward(content), classifier.info, {"validation": photos})
+    classifier.save_weights()
+    write_box(weights)
+    for path in (weights, box_of(weights)):
+        litert_predictor(path, classifier.settings, content)
+    weights.with_suffix(".tflite").write_bytes(content)
+    print(f"{weights.name}: {len(content) / 1e6:.1f} MB as LiteRT, SHA-256 {digest(content)}")
+
+
 def train(chosen, seed, weights):
     """One training, unless it is finished; prints what has become of it."""
     work = chosen.work
@@ -219,7 +241,7 @@ def train(chosen, seed, weights):
         flush=True,
     )
     if known(box_of(weights)).get("run") != info["run"]:  # or else it may tell its test score
-        write_box(weights)
+        quantise(chosen, weights)
 
 
 def measure(weights, photos, words):
