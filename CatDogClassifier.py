@@ -1451,7 +1451,7 @@ def calibrate(forward, info, splits):
 MAX_ITEMS, MAX_DEPTH, MAX_TEXTS = 10_000, 9, 512  # of a weights file; texts in a list
 # The shipped net as LiteRT answers by it; no other file is run, but what is derived here.
 SHIPPED_LITERT = PRETRAINED.with_suffix(".tflite")
-LITERT_DIGEST = "0"
+LITERT_DIGEST = "5457b055fa61a267c3878d2d7bb5c5d51ff345b617323ab4572e9818962ec0f4"
 Net = collections.namedtuple("Net", "model info")  # a Keras model and its metadata, see `new_info`
 
 
@@ -1705,7 +1705,7 @@ def litert_file(path, settings, content=None):
     with open_regular(path) as file:
         state = digest(PROGRAM, settings.model, settings.base, settings.precision, file.read())
     stem = digest(os.path.abspath(path))[:32] + ("" if settings.precision == "auto" else "-exact")
-    kept = list(cache_folder().glob(f"{stem}-{state[:32]}-*.tflite"))
+    kept = list(cache_folder().glob(f"*-{state[:32]}-*.tflite"))
     shipped = settings.precision == "auto" and Path(path).resolve() == PRETRAINED
     for place in [SHIPPED_LITERT] if shipped else kept:
         found = place.read_bytes()
@@ -2206,10 +2206,10 @@ class CatDogClassifier:
             photos = list_photos(photos) if os.path.isdir(photos) else [photos]
         return list(self.predict_each(photos))
 
-    def predict_each(self, paths, batch_size=64):
+    def predict_each(self, paths, batch_size=64, read=read_photo):
         """Like `predict` for any iterable of paths, each Prediction as soon as it is known."""
         predictor, least = self.ready(), self.threshold()[0]
-        reads = read_photos(map(os.fspath, paths), self.size)
+        reads = read_photos(map(os.fspath, paths), self.size, read)
         while chunk := list(itertools.islice(reads, batch_size)):
             photos = [photo for _, photo in chunk if not isinstance(photo, PhotoError)]
             answers = iter(predictor(np.stack(photos)).tolist() if photos else ())

@@ -1,0 +1,346 @@
+"""Label a huge folder: the answers of -d --json in parts, each written whole or not at all.
+
+    python dataset/label.py FOLDER ANSWERS                  here, part after part
+    python dataset/label.py FOLDER ANSWERS --ray auto       the same parts on a Ray cluster
+    python dataset/label.py s3://bucket/prefix ANSWERS      photos in an object store
+    python dataset/label.py LIST.txt ANSWERS                a file with a path or address in a line
+
+ANSWERS gets 000000.jsonl, 000001.jsonl, ... with a row for each photo, beside them the list that
+each part is of, and label.json, which says of which net and photos they are: others are refused.
+After any end, whatever the reason, the same command does only what is missing. A photo that kills
+the process three times ends its part, which is named at the end; the others go on.
+"""
+
+import argparse
+import collections
+import contextlib
+import errno
+import functools
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import CatDogClassifier as program  # noqa: E402 (it lies one folder up)
+from CatDogClassifier import CatDogError, UsageError  # noqa: E402
+
+ATTEMPTS = 3  # at a part; whoever dies more often than that has met a photo that kills it
+fsspec = program.Lazy("fsspec", "pip install fsspec, and s3fs or gcsfs")  # extras
+ray = program.Lazy("ray", 'pip install "ray[default]"')
+pyarrow, parquet = program.Lazy("pyarrow", "pip install pyarrow"), program.Lazy("pyarrow.parquet")
+
+
+# ==================================================================================================
+# 1. Photos: in folders, in a list, in an object store
+
+
+def is_remote(path):
+    """Whether a path is an address in an object store: s3://bucket/cat.jpg."""
+    return "://" in path
+
+
+def photo_paths(source):
+    """Yield the paths of a folder, of a list in a file, or of all objects under an address."""
+    if is_remote(source):
+        system, root = fsspec.url_to_fs(source)
+        yield from map(system.unstrip_protocol, system.find(root))
+    elif os.path.isdir(source):
+        yield from program.list_photos(os.path.abspath(source))
+    else:
+        with program.open_regular(source) as file:
+            for line in filter(None, (os.fsdecode(line.rstrip(b"\r\n")) for line in file)):
+                yield line if is_remote(line) else os.path.abspath(line)
+
+
+def open_remote(path, limit):
+    """An object as a file in memory. Raises OSError above `limit` bytes, and what fsspec raises."""
+    system, place = fsspec.url_to_fs(path)
+    if system.size(place) > limit:
+        raise OSError(errno.EFBIG, f"more than {limit / 1e6:.0f} MB", path)
+    return io.BytesIO(system.cat_file(place))
+
+
+def read_anywhere(path, size):
+    """`read_photo` for paths and addresses, with the same limits. Raises PhotoError."""
+    if not is_remote(path):
+        return program.read_photo(path, size)
+    with program.open_image(path, open_remote) as (image, file):
+        return program.decode(image, file, size)
+
+
+# ==================================================================================================
+# 2. Parts: their lists are written before their answers
+
+
+def part_name(folder, number, ending):
+    """A file of a part: ANSWERS/000042.jsonl."""
+    return Path(folder, f"{number:06}{ending}")
+
+
+def write(path, content):
+    """Write bytes, whole or not at all."""
+    with program.replacing(path) as file:
+        file.write(content)
+
+
+def pack_list(paths):
+    """Paths as bytes; names may hold anything but the zero between them."""
+    return b"\0".join(map(os.fsencode, paths))
+
+
+def read_list(path):
+    """The paths of `pack_list`."""
+    return list(map(os.fsdecode, path.read_bytes().split(b"\0")))
+
+
+def find_parts(folder, source, size, about):
+    """Yield (number, paths) of all parts: as listed before, then as they are listed now."""
+    known = itertools.takewhile(
+        Path.exists, (part_name(folder, n, ".list") for n in itertools.count())
+    )
+    known = list(known)
+    if not about["listed"]:  # it broke off: what is listed already must still be so
+        paths = photo_paths(source)
+        for number in itertools.count():
+            if not (part := list(itertools.islice(paths, size))):
+                break
+            path, content = part_name(folder, number, ".list"), pack_list(part)
+            if number < len(known) and path.read_bytes() != content:
+                raise CatDogError(f"{source} has changed since", "Name another ANSWERS")
+            if number >= len(known):
+                write(path, content)
+            yield number, part
+        write(Path(folder, "label.json"), json.dumps({**about, "listed": True}).encode())
+    else:
+        yield from ((number, read_list(path)) for number, path in enumerate(known))
+
+
+def begin(folder, about):
+    """Make ANSWERS, or see that what it holds is of the same net, photos and settings."""
+    place = Path(folder, "label.json")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            if any(Path(folder).iterdir()):
+                raise CatDogError(f"{folder} holds something else", "Name a new ANSWERS")
+            write(place, json.dumps({**about, "listed": False}).encode())
+        found = json.loads(place.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CatDogError(f"cannot use {folder}: {program.reason(error)}", "Name another") from None
+    for name, value in about.items():
+        if found.get(name) != value:
+            problem = f"{folder} holds the answers for another {name}: {found.get(name)}"
+            raise CatDogError(problem, f"Name another ANSWERS, or the same {name}")
+    return found
+
+
+# ==================================================================================================
+# 3. Answers for a part, here or on a cluster
+
+
+@functools.cache
+def classifier_of(given):
+    """The classifier of these settings; a process loads it once."""
+    return program.CatDogClassifier(**dict(given))
+
+
+def label_part(paths, given, ending=".jsonl"):
+    """The answers for some paths, as the content of their file."""
+    rows = map(asdict, classifier_of(given).predict_each(paths, read=read_anywhere))
+    if ending == ".jsonl":
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    pairs = lambda row: row["probabilities"] and list(row["probabilities"].items())  # noqa: E731
+    table = pyarrow.Table.from_pylist([{**row, "probabilities": pairs(row)} for row in rows])
+    parquet.write_table(table, sink := pyarrow.BufferOutputStream())
+    return sink.getvalue().to_pybytes()
+
+
+def serve(pipe, given, ending):
+    """What a process of its own does: answer for the paths that come, until nobody is there."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's, who ends this one
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while paths := pipe.recv():
+            try:
+                pipe.send(label_part(paths, given, ending))
+            except CatDogError as error:
+                pipe.send(error)
+
+
+def label_here(parts, given, ending):
+    """Yield (number, content) of parts, answered in a process of its own; None where it died."""
+    context, process = multiprocessing.get_context("spawn"), None
+    for number, paths in parts:
+        content = None
+        for _ in range(ATTEMPTS):
+            if not (process and process.is_alive()):
+                pipe, theirs = context.Pipe()
+                process = context.Process(target=serve, args=(theirs, given, ending), daemon=True)
+                process.start()
+                theirs.close()
+            with contextlib.suppress(EOFError, OSError):  # it died
+                pipe.send(paths)
+                content = pipe.recv()
+                break
+            process.join()
+        if isinstance(content, CatDogError):
+            raise content
+        yield number, content
+
+
+def pack_program(folder, given):
+    """Copy to a folder what a node needs: the program, this tool, the weights in both forms."""
+    home = Path(program.__file__).parent
+    (folder / "dataset").mkdir()
+    shutil.copy(program.__file__, folder)
+    shutil.copy(__file__, folder / "dataset")
+    for path in home.glob(f"{program.PRETRAINED.stem}.*"):
+        shutil.copy(path, folder)
+    classifier = classifier_of(given)
+    classifier.ready()  # and so it has been converted
+    if classifier.source != str(program.PRETRAINED):
+        shutil.copy(classifier.source, folder / "weights.h5")
+        shutil.copytree(program.cache_folder(), folder / "cache" / "catdogclassifier")
+        return tuple({**dict(given), "weights": "weights.h5"}.items())
+    return given
+
+
+def label_on_node(paths, given, ending, source, cores):
+    """The task of a node: `label_part` in the packed folder, with its share of the processors."""
+    os.cpu_count = lambda: cores  # whatever the machine has
+    sys.path.insert(0, os.path.abspath("dataset"))
+    os.environ.setdefault("XDG_CACHE_HOME", os.path.abspath("cache"))
+    import label
+
+    if not label.is_remote(source) and not os.path.exists(source):
+        raise RuntimeError(f"{source} is not there on {os.uname().nodename}")
+    return label.label_part(paths, given, ending)
+
+
+def label_on_ray(parts, given, ending, source, address, cores):
+    """Yield (number, content) of parts, as they are ready, from a Ray cluster."""
+    with tempfile.TemporaryDirectory() as folder:
+        given = pack_program(Path(folder), given)
+        try:
+            environment = {"working_dir": folder}
+            more = {"log_to_driver": False, "logging_level": "ERROR"}
+            ray.init(address, runtime_env=environment, **more)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            problem = f"there is no Ray cluster at {address}: {program.reason(error)}"
+            raise CatDogError(problem, "Start one: ray start --head") from None
+        task = ray.remote(label_on_node).options(num_cpus=cores, max_retries=ATTEMPTS - 1)
+        ahead, waiting = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)) // cores), {}
+        for number, paths in itertools.chain(parts, itertools.repeat((None, None))):
+            if number is not None:
+                waiting[task.remote(paths, given, ending, source, cores)] = number
+            while waiting and (number is None or len(waiting) >= ahead):
+                (ready, *_), _ = ray.wait(list(waiting))
+                yield waiting.pop(ready), result_of(ready)
+            if number is None:
+                break
+        ray.shutdown()
+
+
+def result_of(task):
+    """What a task gave; None where it died each time. Raises CatDogError for what it says."""
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        cause = program.reason(error.cause)
+        raise CatDogError(f"a node cannot answer: {cause}", "See to it, and start again") from None
+    except ray.exceptions.RayError:
+        return None
+
+
+# ==================================================================================================
+# 4. Command line
+
+
+def build_parser():
+    """The command line."""
+    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = program.Parser(description=__doc__, **layout)
+    add = parser.add_argument
+    add("source", metavar="FOLDER", help="where the photos are")
+    add("answers", metavar="ANSWERS", help="a new folder, or one to go on with")
+    add("--weights", metavar="FILE", help="of the net that answers (default: as without this tool)")
+    add("--unsure", metavar="X", type=float, help="abstain where more answers would be wrong")
+    add("--part", metavar="N", type=int, default=10_000, help="photos in a part (default: 10000)")
+    add("--parquet", action="store_true", help="write .parquet instead of .jsonl (needs pyarrow)")
+    add("--ray", metavar="ADDRESS", help="of a Ray cluster; auto: the one here (needs ray)")
+    add("--cores", metavar="N", type=int, default=1, help="of a part on the cluster (default: 1)")
+    add("-q", "--quiet", action="store_true", help="print results and errors only")
+    return parser
+
+
+def tell_all(folder, ending, failed, console):
+    """Print the summary over all parts, name what failed; the exit code."""
+    answers = collections.Counter()
+    for path in sorted(Path(folder).glob(f"*{ending}")):
+        if ending == ".parquet":
+            answers.update(parquet.read_table(path, columns=["verdict"])["verdict"].to_pylist())
+        else:
+            with open(path) as lines:
+                answers.update(json.loads(line)["verdict"] for line in lines)
+    for number in failed:
+        listed = part_name(folder, number, ".list")
+        console.warn(f"{listed}: one of these photos ended the process {ATTEMPTS} times")
+    named = sorted(answers.items(), key=lambda pair: pair[0] or "")
+    parts = ", ".join(f"{count} {program.escape_control(k or 'unreadable')}" for k, count in named)
+    print(f"{answers.total()} files: {parts}")
+    return int(bool(failed or answers[None]))
+
+
+def main(argv=None):
+    """Label the photos and print the summary; the exit code."""
+    chosen = build_parser().parse_args(argv)
+    if min(chosen.part, chosen.cores) < 1:
+        raise UsageError("--part and --cores must be 1 or more")
+    given = {"weights": chosen.weights and os.path.abspath(chosen.weights), "unsure": chosen.unsure}
+    given = tuple({name: value for name, value in given.items() if value is not None}.items())
+    console, classifier = program.Console(chosen.quiet), program.CatDogClassifier(**dict(given))
+    if not is_remote(chosen.source) and not os.path.exists(chosen.source):
+        raise CatDogError(f"there is no {chosen.source}", "Name a folder, a list or an address")
+    with contextlib.suppress(OSError), program.open_regular(classifier.source) as file:
+        net = program.digest(file.read())[:16]
+    ending = ".parquet" if chosen.parquet else ".jsonl"
+    source = chosen.source if is_remote(chosen.source) else os.path.abspath(chosen.source)
+    about = {"program": program.PROGRAM, "net": net, "folder": source, "part": chosen.part}
+    about |= {"unsure": chosen.unsure, "kind": ending}
+    found, done, failed = begin(chosen.answers, about), 0, []
+    counts, started = collections.Counter(), time.monotonic()
+
+    def missing():
+        """Yield the parts that have no answers yet."""
+        for number, paths in find_parts(chosen.answers, source, chosen.part, found):
+            counts["listed"] += len(paths)
+            if part_name(chosen.answers, number, ending).exists():
+                counts["done"] += len(paths)
+            else:
+                yield number, paths
+
+    if chosen.ray:
+        results = label_on_ray(missing(), given, ending, source, chosen.ray, chosen.cores)
+    else:
+        results = label_here(missing(), given, ending)
+    for number, content in results:
+        if content is None:
+            failed.append(number)
+            continue
+        write(part_name(chosen.answers, number, ending), content)
+        done += chosen.part
+        console.bar("labelling", counts["done"] + done, counts["listed"], started)
+    console.clear()
+    return tell_all(chosen.answers, ending, failed, console)
+
+
+if __name__ == "__main__":
+    raise SystemExit(program.run_guarded(main))
