@@ -215,6 +215,12 @@ def quantise(chosen, weights):
     listed = list_split(chosen.work / "photos", "validation")
     photos = load_photos(listed, classifier.size, classifier.console)
     content = smallest_litert(classifier.net, *photos)
+    forwards = keras_forward(classifier.model), litert_forward(content)
+    exact, found = (Predictor(each, classifier.info)(photos[0]).argmax(1) for each in forwards)
+    for name, answers in (("by Keras", exact), ("as LiteRT", found)):
+        right = int((answers == photos[1][:, 0]).sum())
+        print(f"{weights.name}: validation photos {name}: right {share(right, len(answers))}")
+    print(f"{weights.name}: other labels {share(int((exact != found).sum()), len(found))}")
     calibrate(litert_forward(content), classifier.info, {"validation": photos})
     classifier.save_weights()
     write_box(weights)
