@@ -294,7 +294,7 @@ def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
         change = layers.Multiply(name=f"{name}_weighed")([change, gates(few)])
         return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([maps, change]))
 
-    photos = keras.Input((size, size, 3))  # (N, 160, 160, 3)
+    photos = keras.Input((None, None, 3))  # (N, 160, 160, 3), to train (N, 112, 112, 3)
     maps = convolution(photos, 32, "stem", stride=2)  # (N, 80, 80, 32)
     for stage, (count, blocks) in enumerate(stages, start=1):  # at 1/4 of the size, 1/8, 1/16
         maps = layers.MaxPooling2D(2, name=f"stage{stage}_pool")(maps)
@@ -387,9 +387,11 @@ def imagenet(size, classes, base):
 # A net of the ladder: `build(size, classes, base)` makes it; its training where that differs from
 # the recipe, `settings` in both, `tutorial` and `best` in one; `size`: side of its photos (on a
 # base, the base decides); `transfer`: a base is "frozen", or its "features" are computed once, or
-# its "last block" is trained, after the head.
-COLUMNS = "build about settings tutorial best size classes transfer"
-DEFAULTS = [{}, {}, {}, 150, ("cat", "dog"), None]
+# its "last block" is trained, after the head; `crop`: the side of augmented photos, where smaller:
+# crops show things larger than whole photos do, so that smaller ones make them look alike (Touvron
+# et al. 2019, arXiv:1906.06423).
+COLUMNS = "build about settings tutorial best size classes transfer crop"
+DEFAULTS = [{}, {}, {}, 150, ("cat", "dog"), None, None]
 Architecture = collections.namedtuple("Architecture", COLUMNS, defaults=DEFAULTS)
 net_of = functools.partial  # a builder, some of its arguments chosen
 DEFAULT = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initializer="he_normal")
@@ -401,7 +403,7 @@ PLAIN, STEPS, LONG = {"augment": False}, {"steps": 100}, {"epochs": 100}
 SLOW, SLOWER, SLOWEST = ({"learning_rate": rate} for rate in (1e-4, 2e-5, 1e-5))
 B20, B50, B64 = ({"batch_size": count} for count in (20, 50, 64))
 ONCE, LAST = {"transfer": "features"}, {"transfer": "last block"}
-FASTER = {"learning_rate": 0.002}
+LARGER = {"best": {"learning_rate": 0.002}, "size": 160, "crop": 112}
 NUMBERS = tuple(map(str, range(1000)))  # classes whose names no weights file tells
 GREY, SIX = {"size": 28, "classes": NUMBERS[:10]}, {"size": 64, "classes": NUMBERS[:6]}
 ADAM, OLD_WAY, NEW_WAY = {"optimizer": "adam"}, STEPS | SLOWEST | LONG, SLOW | {"epochs": 5}
@@ -409,9 +411,7 @@ ARCHITECTURES = {
     "default": Architecture(DEFAULT, "five convolutions, dropout, augmentation: small, quick"),
     "baseline": Architecture(FOUR, "four convolutions, without augmentation", PLAIN | SLOW | B20),
     "dropout": Architecture(DROPOUT, "the same with dropout and augmentation", LONG, STEPS | SLOW),
-    "residual": Architecture(
-        residual, "our own: the best from scratch", B64, best=FASTER, size=112
-    ),
+    "residual": Architecture(residual, "our own: the best from scratch", B64, **LARGER),
     "features": Architecture(HEAD, "a base describes photos once", PLAIN | SLOWER | B20, **ONCE),
     "frozen": Architecture(TOP, "a base before the head: slow", STEPS | SLOWER, transfer="frozen"),
     "finetune_plain": Architecture(TOP, "its end learns too", PLAIN | SLOWEST | B20 | LONG, **LAST),
@@ -797,15 +797,16 @@ def blur(photo, halvings):
     return np.asarray(small.resize(image.size, Image.Resampling.BILINEAR))
 
 
-def warp(photos, affines):
+def warp(photos, affines, side=None):
     """Apply one affine map to each photo, bilinear: (N, S, S, 3) uint8 in, float32 0..1 out.
 
-    The edges are repeated. Rows of more than six change the colours as well: c -> clip(gain * c +
-    lift). Plain arithmetic, which XLA makes one pass of, several times as fast as TensorFlow's own
-    operation (tests/measure/benchmark.py).
+    The result has `side` pixels a side, by default S; the edges are repeated. Rows of more than
+    six change the colours as well: c -> clip(gain * c + lift). Plain arithmetic, which XLA makes
+    one pass of, several times as fast as TensorFlow's own operation (tests/measure/benchmark.py).
     """
     count, size, channels = tf.shape(photos)[0], photos.shape[1], photos.shape[-1]
-    row = tf.cast(tf.range(size), tf.float32)  # (S,): where the pixels to make lie
+    side = side or size
+    row = (np.arange(side, dtype=np.float32) + 0.5) * (size / side) - 0.5  # (side,): pixels to make
     xx, xy, x0, yx, yy, y0 = (affines[:, i, None, None] for i in range(6))  # (N, 1, 1) each
     x = tf.clip_by_value(xx * row + xy * row[:, None] + x0, 0, size - 1)  # (N, S, S)
     y = tf.clip_by_value(yx * row + yy * row[:, None] + y0, 0, size - 1)
@@ -832,13 +833,13 @@ def draw_changes(rng, photos, augment):
     return photos, affines
 
 
-def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, steps=0):
+def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, steps=0, side=None):
     """A tf.data.Dataset of (float32 (B, S, S, 3) in 0..1, labels); the last batch may be smaller.
 
     Labels are (B, 1), 0 or 1, or one-hot (B, classes). Where classes are unequal a third part, the
     weights (B, 1), has all count the same. Features, not uint8, pass as they are. A numpy
     Generator shuffles anew in each pass and augments; all that is random comes from it, in order.
-    `steps` of an epoch, 0 for one pass.
+    `steps` of an epoch, 0 for one pass; `side` of augmented photos in pixels, where that is not S.
     """
     wanted, count = steps * batch_size or len(photos), len(photos)
     scale = 255.0 if photos.dtype == np.uint8 else 1.0
@@ -858,7 +859,7 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
         """A batch as the net takes it."""
         places = tf.cast(labels, tf.int32)  # (B, 1)
         hot = tf.one_hot(places[:, 0], classes) if classes > 2 else labels
-        changed = compiled(batch, affines) if augment else None
+        changed = compiled(batch, affines, side) if augment else None
         batch = tf.cast(batch, tf.float32) / scale if changed is None else changed
         return (batch, hot) if np.ptp(counts) == 0 else (batch, hot, tf.gather(weights, places))
 
@@ -1094,8 +1095,8 @@ class Trainer:
         elif rng and settings.augment:
             augment = RECIPES[settings.recipe].augment
         classes = max(2, self.model.output_shape[-1])  # a sigmoid answers for two
-        steps = settings.steps if rng else 0
-        return make_batches(photos, labels, settings.batch_size, classes, rng, augment, steps)
+        more = {"steps": settings.steps if rng else 0, "side": augment and self.kind.crop}
+        return make_batches(photos, labels, settings.batch_size, classes, rng, augment, **more)
 
     def compile(self, steps):
         """Make `fitted` ready for so many steps an epoch."""
@@ -1451,7 +1452,7 @@ def calibrate(forward, info, splits):
 MAX_ITEMS, MAX_DEPTH, MAX_TEXTS = 10_000, 9, 512  # of a weights file; texts in a list
 # The shipped net as LiteRT answers by it; no other file is run, but what is derived here.
 SHIPPED_LITERT = PRETRAINED.with_suffix(".tflite")
-LITERT_DIGEST = "5457b055fa61a267c3878d2d7bb5c5d51ff345b617323ab4572e9818962ec0f4"
+LITERT_DIGEST = "d597255966b0552f978e73b261c955ee4dff3744b22c35bb7ae1ad3f5eedb7d0"
 Net = collections.namedtuple("Net", "model info")  # a Keras model and its metadata, see `new_info`
 
 
@@ -1676,9 +1677,11 @@ def imagenet_net(settings):
     return Net(compile_model(model, settings), new_info(settings, names, run=""))
 
 
-def to_litert(model, photos=()):
-    """A Keras model as a LiteRT file in bytes; in 8 bits for what photos (N, S, S, 3) are like."""
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+def to_litert(net, photos=()):
+    """A Net as a LiteRT file in bytes; in 8 bits for what photos (N, S, S, 3) are like."""
+    size = image_size(net.info["architecture"], net.info["base"])
+    photo = keras.Input(batch_shape=(1, size, size, 3))
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(photo, net.model(photo)))
     if len(photos):  # 256 steps between the extremes that the numbers of each layer reach
         few = photos[:: math.ceil(len(photos) / 500)]
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -1692,12 +1695,12 @@ def to_litert(model, photos=()):
 
 def smallest_litert(net, photos, labels):
     """`to_litert` in 8 bits, or in 32 if in 8 it is less often right on these photos."""
-    small = to_litert(net.model, photos)
+    small = to_litert(net, photos)
     forwards = keras_forward(net.model), litert_forward(small)
     exact, found = (Predictor(each, net.info)(photos).argmax(axis=1) for each in forwards)  # (N,)
     lost = np.mean(exact == labels[:, 0]) - np.mean(found == labels[:, 0])
     good = np.mean(exact != found) <= 0.003 and lost <= 0.001  # shares of the photos
-    return small if good else to_litert(net.model)
+    return small if good else to_litert(net)
 
 
 def litert_file(path, settings, content=None):
@@ -1711,7 +1714,7 @@ def litert_file(path, settings, content=None):
         found = place.read_bytes()
         if digest(found) in (LITERT_DIGEST, place.stem.rpartition("-")[2]):  # nobody changed it
             return found
-    content = content or to_litert(load_net(path, settings).model)
+    content = content or to_litert(load_net(path, settings))
     cache_folder().mkdir(parents=True, exist_ok=True)
     for old in cache_folder().glob(f"{stem}-*.tflite"):  # of earlier weights there
         old.unlink()
@@ -1739,7 +1742,8 @@ def export_net(net, path):
     """
     kind, about = Path(path).suffix, {"input": "float32 (N, S, S, 3), RGB from 0 to 1", **net.info}
     model = keras.Model(net.model.inputs, net.model.outputs)  # without the optimizer
-    photos = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), np.uint8)
+    size = image_size(net.info["architecture"], net.info["base"])
+    photos = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
     pixels, wanted = to_float(photos), keras_forward(model)(photos)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         part = os.path.join(folder, f"net{kind}")
@@ -1755,7 +1759,7 @@ def export_net(net, path):
             model.save(part)
             found = keras.models.load_model(part).predict_on_batch(pixels)
         else:
-            Path(part).write_bytes(content := to_litert(model))
+            Path(part).write_bytes(content := to_litert(net))
             found = litert_forward(content)(photos)
         if kind != ".onnx":  # the other two may have a zip archive at their end
             with zipfile.ZipFile(part, "a") as file:
@@ -1782,7 +1786,7 @@ def last_maps(model):
     """The last layer of a net whose output is maps, (N, h, w, C), pooling left out."""
     for layer in reversed(model.layers[1:]):
         shape, poolings = layer.output.shape, (layers.MaxPooling2D, layers.AveragePooling2D)
-        if len(shape) == 4 and shape[1] > 1 and not isinstance(layer, poolings):
+        if len(shape) == 4 and shape[1] != 1 and not isinstance(layer, poolings):
             return layer
     raise UsageError("this net has no convolutions to look into", "Name another --model")
 

@@ -20,11 +20,11 @@ def photos():
 # --- Augmentation ---------------------------------------------------------------------------------
 
 
-def warp(photos, affines):
+def warp(photos, affines, side=None):
     """The augmentation as it runs, compiled, in 0..255."""
     import tensorflow as tf
 
-    return tf.function(program.warp, jit_compile=True)(photos, affines).numpy() * 255
+    return tf.function(program.warp, jit_compile=True)(photos, affines, side).numpy() * 255
 
 
 def rows(**changes):
@@ -155,6 +155,14 @@ def halved(photos):
     """Half as many pixels a side: each one is the average of four."""
     pixels = photos / 4
     return pixels[:, ::2, ::2] + pixels[:, ::2, 1::2] + pixels[:, 1::2, ::2] + pixels[:, 1::2, 1::2]
+
+
+def test_smaller_photos_show_the_same_part(photos):
+    quarters = halved(photos)  # each pixel lies in the middle of four
+    still = np.repeat(rows(), len(photos), axis=0)
+    assert warp(photos, still, SIZE // 2) == pytest.approx(quarters, abs=1e-3)
+    mirrored = warp(photos[:1], rows(mirror=True), SIZE // 2)
+    assert mirrored == pytest.approx(quarters[:1, :, ::-1], abs=1e-3)
 
 
 @pytest.mark.parametrize("halvings", [0, 1, 2])

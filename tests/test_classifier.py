@@ -115,6 +115,9 @@ def test_load_data_gives_batches_as_the_tutorial_describes_them(dataset, tmp_pat
     reds = photos[..., 0].mean(axis=(1, 2)) > photos[..., 2].mean(axis=(1, 2))
     assert np.array_equal(labels[:, 0] == 0, reds)  # 0 is cat, the reddish ones
     assert sum(len(labels) for _, labels in validation) == 12
+    train, validation = quick(tmp_path, model="residual", augment=True).load_data(dataset)
+    assert next(iter(train))[0].shape == (8, 112, 112, 3)  # crops look larger than whole photos
+    assert next(iter(validation))[0].shape == (8, 160, 160, 3)
 
 
 @pytest.mark.parametrize(("augment", "unchanged"), [(False, 24), (True, 0)])

@@ -72,9 +72,15 @@ DIGITS = [conv(26, 32, 320), pool(13, 32), conv(11, 64, 18_496), pool(5, 64), co
 DIGITS += [("Flatten", (576,), 0)]
 SIGNS = [("Flatten", (12_288,), 0), ("Dense", (25,), 307_225), ("Dense", (12,), 312)]
 SIGNS += [("Dense", (6,), 78)]
-OURS = [*normed(56, 32, 864), pool(28, 32), *normed(28, 64, 18_432), *block(28, 64), pool(14, 64)]
-OURS += [*normed(14, 128, 73_728), *block(14, 128), *block(14, 128), pool(7, 128)]
-OURS += [*normed(7, 224, 258_048), *block(7, 224), *block(7, 224)]
+OURS = [
+    *normed(None, 32, 864),
+    pool(None, 32),
+    *normed(None, 64, 18_432),
+    *block(None, 64),
+    pool(None, 64),
+]
+OURS += [*normed(None, 128, 73_728), *block(None, 128), *block(None, 128), pool(None, 128)]
+OURS += [*normed(None, 224, 258_048), *block(None, 224), *block(None, 224)]
 OURS += [("GlobalAveragePooling2D", (224,), 0), ("Dense", (1,), 225)]
 NETS = {  # architecture: its layers, all parameters, those that do not train
     "default": ([*FOUR, *FIVE, ("Dense", (512,), 524_800), ("Dense", (1,), 513)], 1_061_313, 0),
