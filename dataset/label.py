@@ -23,6 +23,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -158,8 +159,7 @@ def label_part(paths, given, ending=".jsonl"):
     rows = map(asdict, classifier_of(given).predict_each(paths, read=read_anywhere))
     if ending == ".jsonl":
         return "".join(json.dumps(row) + "\n" for row in rows).encode()
-    pairs = lambda row: row["probabilities"] and list(row["probabilities"].items())  # noqa: E731
-    table = pyarrow.Table.from_pylist([{**row, "probabilities": pairs(row)} for row in rows])
+    table = pyarrow.Table.from_pylist(list(rows))
     parquet.write_table(table, sink := pyarrow.BufferOutputStream())
     return sink.getvalue().to_pybytes()
 
@@ -221,7 +221,7 @@ def label_on_node(paths, given, ending, source, cores):
     import label
 
     if not label.is_remote(source) and not os.path.exists(source):
-        raise RuntimeError(f"{source} is not there on {os.uname().nodename}")
+        raise RuntimeError(f"{source} is not there on {socket.gethostname()}")
     return label.label_part(paths, given, ending)
 
 
@@ -232,8 +232,11 @@ def label_on_ray(parts, given, ending, source, address, cores):
         try:
             environment = {"working_dir": folder}
             more = {"log_to_driver": False, "logging_level": "ERROR"}
+            host, _, port = address.rpartition("/")[2].partition(":")
+            if port:  # Ray itself would wait for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address, runtime_env=environment, **more)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             problem = f"there is no Ray cluster at {address}: {program.reason(error)}"
             raise CatDogError(problem, "Start one: ray start --head") from None
         task = ray.remote(label_on_node).options(num_cpus=cores, max_retries=ATTEMPTS - 1)
@@ -331,13 +334,14 @@ def main(argv=None):
         results = label_on_ray(missing(), given, ending, source, chosen.ray, chosen.cores)
     else:
         results = label_here(missing(), given, ending)
-    for number, content in results:
-        if content is None:
-            failed.append(number)
-            continue
-        write(part_name(chosen.answers, number, ending), content)
-        done += chosen.part
-        console.bar("labelling", counts["done"] + done, counts["listed"], started)
+    with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of nodes that die
+        for number, content in results:
+            if content is None:
+                failed.append(number)
+                continue
+            write(part_name(chosen.answers, number, ending), content)
+            done += chosen.part
+            console.bar("labelling", counts["done"] + done, counts["listed"], started)
     console.clear()
     return tell_all(chosen.answers, ending, failed, console)
 

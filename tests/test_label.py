@@ -1,0 +1,265 @@
+"""dataset/label.py: every photo is answered exactly once, whatever dies on the way."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import PROGRAM, REPO, colour_net, paint, python
+
+TOOL = REPO / "dataset" / "label.py"
+# A photo whose file begins with KILL ends the process that opens it, as broken libraries do.
+TRAP = """import os, signal, PIL.Image
+whole = PIL.Image.open
+def trap(file, **more):
+    if file.read(4) == b"KILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    file.seek(0)
+    return whole(file, **more)
+PIL.Image.open = trap
+"""
+
+
+@pytest.fixture
+def holiday(tmp_path):
+    """A folder of 26 photos in two folders, one of which is broken, another one in no ASCII."""
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        paint(
+            tmp_path / "photos" / "ab"[number % 2] / f"{number}.png", int(rng.integers(-120, 120))
+        )
+    paint(tmp_path / "photos" / "a" / "猫 犬.png", 90)
+    (tmp_path / "photos" / "b" / "broken.jpg").write_bytes(b"no photo")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def label(colours, tmp_path):
+    """label(SOURCE, ANSWERS, ...) -> (exit code, stdout, stderr), in parts of four photos."""
+
+    def call(*arguments, weights=colours, part=4, env=None):
+        line = [*arguments, "--weights", weights, "--part", part]
+        done = python(TOOL, *line, text=True, env=env or {}, cwd=tmp_path)
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+def rows(folder):
+    """The answers in all parts, in their order."""
+    return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in open(path)]
+
+
+def expected(source, weights):
+    """What -d --json answers."""
+    done = python(PROGRAM, "-q", "-d", source, "--weights", weights, "--json", text=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_answers_are_those_of_the_program_row_by_row(label, holiday, colours, tmp_path):
+    code, out, err = label(holiday, "answers")
+    wanted = expected(holiday, colours)
+    counts = {name: sum(row["verdict"] == name for row in wanted) for name in ("cat", "dog")}
+    summary = f"26 files: 1 unreadable, {counts['cat']} cat, {counts['dog']} dog\n"
+    assert (code, out, err) == (1, summary, "")
+    assert rows(tmp_path / "answers") == wanted
+    assert len(list((tmp_path / "answers").glob("*.jsonl"))) == 7
+
+
+def test_a_part_that_is_missing_is_all_that_is_done_again(label, holiday, tmp_path):
+    label(holiday, "answers")
+    first, missing = (tmp_path / "answers" / f"00000{n}.jsonl" for n in (0, 3))
+    before = missing.read_bytes()
+    missing.unlink()
+    first.write_bytes(b'{"verdict": "cat"}\n')  # it is not looked at
+    assert label(holiday, "answers")[0] == 1
+    assert (missing.read_bytes(), first.read_bytes()) == (before, b'{"verdict": "cat"}\n')
+
+
+def test_a_list_says_which_photos_and_in_which_order(label, holiday, tmp_path):
+    names = ["photos/b/3.png", "photos/none.jpg", str(holiday / "a" / "猫 犬.png")]
+    (tmp_path / "list.txt").write_text("\n".join(names) + "\n")
+    code, out, err = label("list.txt", "answers")
+    assert (code, out.split(",")[0], err) == (1, "3 files: 1 unreadable", "")
+    found = rows(tmp_path / "answers")
+    assert [row["path"] for row in found] == [str(tmp_path / name) for name in names]
+    assert found[1]["error"] == "cannot be read: No such file or directory"
+
+
+def test_answers_of_another_net_folder_or_setting_are_refused(label, holiday, tmp_path):
+    label(holiday, "answers")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "answers").iterdir()}
+    other = colour_net(tmp_path / "other.h5", temperature=2.0)
+    for source, more in (
+        (holiday, {"weights": other}),
+        (holiday / "a", {}),
+        (holiday, {"part": 5}),
+    ):
+        code, out, err = label(source, "answers", **more)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert "holds the answers for another" in err
+    code, out, err = label(holiday, "answers", "--unsure", 0.1)
+    assert (code, "another unsure: None" in err) == (1, True)
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "answers").iterdir()}
+    for folder, why in ((holiday, "holds something else"), (holiday / "a" / "0.png", "cannot use")):
+        code, out, err = label(holiday, folder)
+        assert (code, out, err.count("\n"), why in err) == (1, "", 1, True)
+    code, out, err = label("nowhere", "answers")
+    assert (code, out, "there is no nowhere" in err) == (1, "", True)
+
+
+def test_a_folder_that_changes_while_it_is_listed_is_said(label, holiday, tmp_path):
+    label(holiday, "answers")
+    about = tmp_path / "answers" / "label.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "listed": False}))
+    paint(holiday / "a" / "1.png", 5)
+    code, out, err = label(holiday, "answers")
+    assert (code, out, "has changed since" in err) == (1, "", True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_photo_that_kills_the_process_ends_its_part_only_and_is_named(label, holiday, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(TRAP)
+    (holiday / "a" / "2.png").write_bytes(b"KILL")
+    env = {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(REPO)))}
+    code, out, err = label(holiday, "answers", env=env)
+    listed = Path("answers", "000000.list")
+    assert code == 1
+    assert f"{listed}: one of these photos ended the process 3 times\n" in err
+    assert out.startswith("22 files: ")
+    (holiday / "a" / "2.png").write_bytes(b"no photo")  # it is mended: only that part is done
+    code, out, err = label(holiday, "answers", env=env)
+    assert (code, out.split(",")[0], err) == (1, "26 files: 2 unreadable", "")
+
+
+def kill_at_random(rng, source, weights, tmp_path, victims):
+    """Start the tool and kill it, or its helper, after some time; whether it was still running."""
+    line = [sys.executable, TOOL, source, "answers", "--weights", weights, "--part", "3"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(list(map(str, line)), cwd=tmp_path, **quiet)
+    time.sleep(rng.uniform(0.3, 1.5))
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+    helpers = [int(number) for number in found.stdout.split()]
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(helpers[-1] if victims == "worker" and helpers else process.pid, signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.skipif(shutil.which("pgrep") is None, reason="pgrep finds the helpers")
+@pytest.mark.parametrize("victims", ["driver", "worker"])
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_after_kills_at_any_moment_nothing_is_missing_and_nothing_is_twice(
+    victims, times, label, holiday, colours, tmp_path
+):
+    rng = random.Random(0)
+    for _ in range(times):
+        kill_at_random(rng, holiday, colours, tmp_path, victims)
+        for path in list((tmp_path / "answers").glob("*.jsonl"))[1:]:
+            path.unlink()  # so that there is always something to be killed in
+    assert label(holiday, "answers", part=3)[0] == 1
+    assert rows(tmp_path / "answers") == expected(holiday, colours)
+    assert not list((tmp_path / "answers").glob("*.tmp"))
+
+
+def test_parquet_holds_the_same(label, holiday, colours, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install pyarrow")
+    assert label(holiday, "answers", "--parquet")[0] == 1
+    parts = sorted((tmp_path / "answers").glob("*.parquet"))
+    found = [row for path in parts for row in parquet.read_table(path).to_pylist()]
+    assert found == expected(holiday, colours)
+
+
+def test_what_is_not_installed_is_named(label, holiday):
+    for flags, name in ((["--ray", "auto"], "ray"), (["--parquet"], "pyarrow")):
+        trap = f"import sys; sys.modules[{name!r}] = None"
+        (holiday.parent / "sitecustomize.py").write_text(trap)
+        env = {"PYTHONPATH": os.pathsep.join((str(holiday.parent), str(REPO)))}
+        code, out, err = label(holiday, name, *flags, env=env)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert "is not installed. Run: pip install" in err
+
+
+# An object store: a local server of the S3 API. ---------------------------------------------------
+
+
+@pytest.fixture
+def bucket(holiday):
+    """s3://pets with the photos of `holiday`, on a server of its own; what reaches it."""
+    pytest.importorskip("s3fs", reason="pip install s3fs")
+    server = pytest.importorskip("moto.server", reason='pip install "moto[server]"')
+    import boto3
+
+    server = server.ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    env = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a"}
+    env |= {"AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    more = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+    store = boto3.client("s3", endpoint_url=env["AWS_ENDPOINT_URL"], **more)
+    store.create_bucket(Bucket="pets")
+    for path in sorted(holiday.rglob("*.*")):
+        store.upload_file(str(path), "pets", str(path.relative_to(holiday)))
+    yield env
+    server.stop()
+
+
+def test_photos_in_an_object_store_are_answered_as_in_a_folder(
+    bucket, label, holiday, colours, tmp_path
+):
+    code, out, err = label("s3://pets", "answers", env=bucket)
+    assert (code, err) == (1, "")
+    found = {row.pop("path"): row for row in rows(tmp_path / "answers")}
+    wanted = {row.pop("path"): row for row in expected(holiday, colours)}
+    wanted = {f"s3://pets/{Path(path).relative_to(holiday)}": row for path, row in wanted.items()}
+    assert found == wanted
+    (tmp_path / "list.txt").write_text("s3://pets/a/0.png\ns3://pets/none.png\n")
+    label("list.txt", "listed", env=bucket)
+    there, missing = rows(tmp_path / "listed")
+    assert (there["path"], there["error"]) == ("s3://pets/a/0.png", None)
+    assert missing["error"].startswith("cannot be read: ")
+
+
+# A real cluster of two nodes. ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster():
+    """A Ray cluster of two nodes with one processor each."""
+    utils = pytest.importorskip("ray.cluster_utils", reason="pip install ray")
+    nodes = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes.add_node(num_cpus=1)
+    yield nodes
+    nodes.shutdown()
+
+
+def test_on_a_cluster_the_answers_are_the_same_though_workers_and_nodes_die(
+    cluster, label, holiday, colours, tmp_path
+):
+    line = [sys.executable, TOOL, holiday, "answers", "--weights", colours, "--part", "3"]
+    line += ["--ray", cluster.address]
+    driver = subprocess.Popen(list(map(str, line)), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    node = cluster.add_node(num_cpus=1)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "answers").glob("*.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    subprocess.run(["pkill", "-9", "-f", "ray::label_on_node"], check=False)
+    cluster.remove_node(node, allow_graceful=False)
+    out, _ = driver.communicate(timeout=120)
+    assert (driver.returncode, out.split(",")[0]) == (1, "26 files: 1 unreadable")
+    assert rows(tmp_path / "answers") == expected(holiday, colours)
+
+
+def test_a_cluster_that_is_not_there_is_one_line(label, holiday):
+    pytest.importorskip("ray", reason="pip install ray")
+    code, out, err = label(holiday, "answers", "--ray", "127.0.0.1:1")
+    assert (code, out) == (1, "")
+    assert "there is no Ray cluster at 127.0.0.1:1" in err
