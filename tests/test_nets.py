@@ -1,4 +1,4 @@
-"""The nets: the tutorials', number by number; bases, optimizer, rates, precision, any classes."""
+"""The nets: the tutorials', number by number; bases, optimizer, rates, device, any classes."""
 
 import functools
 import itertools

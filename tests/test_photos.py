@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, features
 
 import CatDogClassifier as program
 from CatDogClassifier import PhotoError, list_photos, list_split, read_photo, read_photos
@@ -591,3 +591,52 @@ def test_pipes_devices_and_sockets_are_not_even_opened(everything, tmp_path):
     if "a.jpg" not in opened:
         pytest.skip(f"strace does not work here: {done.stderr.decode()[-200:]}")
     assert not any(name in opened for name in ("pipe.jpg", "socket.jpg", "/dev/zero", "zero.jpg"))
+
+
+# HEIC and AVIF, as telephones make them. ----------------------------------------------------------
+
+
+def phone_photo(kind, path, size=(64, 48)):
+    """A photo, left half red and right half blue, as HEIC or AVIF; a sideways one says so."""
+    image = Image.new("RGB", size, (200, 30, 30))
+    image.paste((30, 30, 200), (size[0] // 2, 0, *size))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif", reason="pip install pillow-heif").register_heif_opener()
+    image.save(path, kind, quality=90, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize(("kind", "turned"), [("HEIF", False), ("AVIF", True)])
+def test_heic_and_avif_are_read_upright_whatever_their_names_say(kind, turned, tmp_path):
+    """HEIC has a turn of its own, which its library applies: what EXIF says of it has no say."""
+    pixels = read_photo(phone_photo(kind, tmp_path / "photo.jpg"), SIZE).astype(int)
+    pixels = pixels if turned else pixels.transpose(1, 0, 2)
+    top, bottom = pixels[: SIZE // 3].mean(axis=(0, 1)), pixels[-SIZE // 3 :].mean(axis=(0, 1))
+    assert (top[0] > 150, top[2] < 80, bottom[0] < 80, bottom[2] > 150) == (True,) * 4
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_a_damaged_or_huge_heic_or_avif_is_refused_in_one_line(kind, tmp_path, monkeypatch):
+    whole = phone_photo(kind, tmp_path / "whole").read_bytes()
+    for length in (13, len(whole) // 4, len(whole) // 2, len(whole) - 9):
+        (tmp_path / "part").write_bytes(whole[:length])
+        with pytest.raises(PhotoError) as caught:
+            read_photo(tmp_path / "part", SIZE)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(program, "MAX_PIXELS", 1000)
+    with pytest.raises(PhotoError, match="too large: "):
+        read_photo(tmp_path / "whole", SIZE)
+
+
+def test_without_pillow_heif_heic_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "IMG_1.HEIC").write_bytes(NOTHING[15])
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(Image, "OPEN", {k: v for k, v in Image.OPEN.items() if k != "HEIF"})
+    program.phone_formats.cache_clear()
+    with pytest.raises(PhotoError, match="HEIC needs: pip install pillow-heif"):
+        read_photo(tmp_path / "IMG_1.HEIC", SIZE)
+    program.phone_formats.cache_clear()

@@ -5,15 +5,17 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import h5py
+import keras
 import numpy as np
 import pytest
 from test_classifier import load
 
 import CatDogClassifier as program
-from CatDogClassifier import CatDogError
+from CatDogClassifier import CatDogClassifier, CatDogError
 from conftest import quick
 
 PHOTOS = np.random.default_rng(9).integers(0, 256, (3, 150, 150, 3), dtype=np.uint8)
@@ -184,3 +186,42 @@ def test_a_file_that_this_program_did_not_write_is_never_replaced(saver, tmp_pat
     with pytest.raises(CatDogError, match=r"net\.h5 is there already, not written by this program"):
         saver.save_weights()
     assert path.read_bytes() == before
+
+
+# --export. ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [".tflite", ".keras", ".onnx"])
+def test_an_export_answers_as_the_net_and_says_its_classes(kind, run, colours, dataset, tmp_path):
+    extras = {".tflite": ["ai_edge_litert"], ".onnx": ["onnx", "tf2onnx", "onnxruntime"]}
+    for name in extras.get(kind, ()):
+        pytest.importorskip(name, reason=f"pip install {name.replace('_', '-')}")
+    target = tmp_path / f"net{kind}"
+    assert run("--weights", colours, "--export", target, "-q") == (0, f"exported {target}\n", "")
+    rows = CatDogClassifier(weights=colours).predict(dataset / "test")
+    photos = np.stack([program.read_photo(row.path, 64) for row in rows])
+    pixels = photos.astype(np.float32) / 255
+    if kind == ".onnx":
+        import onnx
+        import onnxruntime
+
+        about = {each.key: each.value for each in onnx.load(target).metadata_props}
+        about, session = about["CatDogClassifier"], onnxruntime.InferenceSession(target)
+        (found,) = session.run(None, {session.get_inputs()[0].name: pixels})
+    else:
+        about = zipfile.ZipFile(target).read("CatDogClassifier.json")
+        if kind == ".keras":
+            found = keras.models.load_model(target).predict(pixels, verbose=0)
+        else:
+            found = program.litert_forward(target.read_bytes())(photos)
+    assert json.loads(about)["classes"] == ["cat", "dog"]
+    dogs = [row.probabilities["dog"] for row in rows]
+    assert found[:, 0] == pytest.approx(dogs, abs=1e-5)
+
+
+def test_an_export_takes_no_other_name_and_no_other_files_place(run, colours, tmp_path):
+    assert run("--weights", colours, "--export", tmp_path / "net.bin")[0] == 2
+    (tmp_path / "net.keras").write_bytes(b"mine")
+    code, out, err = run("--weights", colours, "--export", tmp_path / "net.keras")
+    assert (code, out, err.count("\n"), "is there already" in err) == (1, "", 1, True)
+    assert (tmp_path / "net.keras").read_bytes() == b"mine"

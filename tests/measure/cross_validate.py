@@ -31,11 +31,13 @@ def deal(labels, count, rng=None):
     return folds
 
 
-def fold_history(settings, policy, photos, labels, held):
+def fold_history(settings, photos, labels, held):
     """The history of a fresh net that learns from all photos but those `held`, (N,) bool."""
     console, count = program.Console(settings.quiet), len(np.unique(labels))
-    model = program.new_model(settings, count, policy)
-    trainer = program.Trainer(model, settings, console, policy)
+    model = program.new_model(settings, count)
+    trainer = program.Trainer(model, settings, console)
+    if trainer.kind.transfer == "last block":
+        program.train_head(model, photos[~held], labels[~held], settings, console)
     train = trainer.feed(photos[~held], labels[~held], shuffled=True)
     validation = trainer.feed(photos[held], labels[held])
     trainer.compile(len(train))
@@ -48,22 +50,19 @@ def fold_history(settings, policy, photos, labels, held):
 def cross_validate(dataset, folds, repeats, **given):
     """The histories of all folds."""
     settings = program.resolve_settings(given)
-    if program.ARCHITECTURES[settings.model].warm_start:
-        sys.exit(
-            f"{settings.model} does not begin anew, so its folds would know each other's photos"
-        )
     lists = [program.list_split(dataset, split) for split in ("train", "validation")]
     pooled = {name: [path for split in lists for path in split[name]] for name in lists[0]}
     size = program.image_size(settings.model, settings.base)
     photos, labels = program.load_photos(pooled, size, program.Console(settings.quiet))
     settings = program.default_epochs(settings, len(labels) * (folds - 1) // folds, False)
-    settings, (_, policy) = replace(settings, patience=0), program.start_tensorflow(settings)
+    settings = replace(settings, patience=0)
+    program.start_tensorflow(settings)
     rng, histories = np.random.default_rng(settings.seed), []
     for repeat in range(repeats):
         dealt = deal(labels, folds, rng if repeat else None)
         for number in range(folds):
             held = dealt == number
-            histories.append(fold_history(settings, policy, photos, labels, held))
+            histories.append(fold_history(settings, photos, labels, held))
     return histories
 
 

@@ -12,7 +12,6 @@ is not trained again.
 
 import argparse
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -102,13 +101,8 @@ def draw_set(folder, architecture, counts, seed=0):
 
 
 def train_net(name, seed, data, work, flags):
-    """The summary of one training; a net that another one begins with is trained before."""
+    """The summary of one training."""
     weights = weights_of(work, f"{data.name}-{name}-{seed}", flags)
-    begins = "tutorial" in flags or not ARCHITECTURES[name].best  # with another one
-    before = begins and ARCHITECTURES[name].warm_start
-    if before and not weights.exists():
-        train_net(before, seed, data, work, flags)
-        shutil.copy(weights_of(work, f"{data.name}-{before}-{seed}", flags), weights)
     return train(weights, "-q", "--dataset", data, "--model", name, "--seed", seed, *flags)
 
 

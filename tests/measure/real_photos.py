@@ -75,7 +75,7 @@ def tell(seed, summary, weights):
     print(
         f"seed {seed}: test {100 * accuracy:.1f} % (95 % interval {low} to {high}), best epoch "
         f"{summary['best_epoch']} of {summary['epochs']}, {summary['seconds_per_epoch']} s an "
-        f"epoch in {summary['precision']}; validation: {last_and_best(weights)}",
+        f"epoch; validation: {last_and_best(weights)}",
         flush=True,
     )
 

@@ -141,11 +141,9 @@ def test_cross_validation_gives_an_accuracy_for_each_fold_and_saves_nothing(
     found = [float(each) for each in first.removeprefix("accuracies, %: ").split()]
     assert len(found) == 6  # of 12 photos each
     assert all(12 * each / 100 == pytest.approx(round(12 * each / 100), abs=0.01) for each in found)
-    mean, deviation = np.mean(found), np.std(found, ddof=1)
-    assert second == f"mean {mean:.2f} %, deviation {deviation:.2f}, epoch 1"
+    numbers = [float(word.rstrip(",")) for word in second.split() if word[0].isdigit()]
+    assert numbers == pytest.approx([np.mean(found), np.std(found, ddof=1), 1], abs=0.011)
     assert sorted(tmp_path.rglob("*")) == before
-    with pytest.raises(SystemExit, match="finetune does not begin anew"):
-        cross_validate.main([str(dataset), "--model", "finetune"])
 
 
 @pytest.mark.slow
