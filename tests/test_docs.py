@@ -13,7 +13,7 @@ import pytest
 
 import CatDogClassifier as program
 from conftest import PROGRAM, REPO, python
-from dataset import check, prepare
+from dataset import check, label, prepare
 
 SOURCE, README = PROGRAM.read_text(), (REPO / "README.md").read_text()
 DOCUMENTS = [REPO / "README.md", REPO / "dataset" / "README.md", *(REPO / ".readme").glob("*.md")]
@@ -22,6 +22,7 @@ FUNCTIONS = [node for node in ast.walk(TREE) if isinstance(node, ast.FunctionDef
 CLASSIFIER = next(node for node in TREE.body if getattr(node, "name", "") == "CatDogClassifier")
 ROOMS = re.findall(r"(?m)^# =+\n# (\d+)\. ([^:\n]*)", SOURCE)
 PARSERS = {"CatDogClassifier.py": program, "dataset/prepare.py": prepare, "dataset/check.py": check}
+PARSERS["dataset/label.py"] = label
 
 
 def flags(*tools):
