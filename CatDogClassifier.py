@@ -1451,7 +1451,7 @@ def calibrate(forward, info, splits):
 
 MAX_ITEMS, MAX_DEPTH, MAX_TEXTS = 10_000, 9, 512  # of a weights file; texts in a list
 # The shipped net as LiteRT answers by it; no other file is run, but what is derived here.
-SHIPPED_LITERT = PRETRAINED.with_suffix(".tflite")
+SHIPPED_LITERT, SHIPPED_RUN = PRETRAINED.with_suffix(".tflite"), "e7d1107c3c550223"
 LITERT_DIGEST = "d597255966b0552f978e73b261c955ee4dff3744b22c35bb7ae1ad3f5eedb7d0"
 Net = collections.namedtuple("Net", "model info")  # a Keras model and its metadata, see `new_info`
 
@@ -1703,32 +1703,29 @@ def smallest_litert(net, photos, labels):
     return small if good else to_litert(net)
 
 
-def litert_file(path, settings, content=None):
-    """The LiteRT form of a weights file: what is shipped, or kept, or content, or derived now."""
-    with open_regular(path) as file:
-        state = digest(PROGRAM, settings.model, settings.base, settings.precision, file.read())
-    stem = digest(os.path.abspath(path))[:32] + ("" if settings.precision == "auto" else "-exact")
-    kept = list(cache_folder().glob(f"*-{state[:32]}-*.tflite"))
-    shipped = settings.precision == "auto" and Path(path).resolve() == PRETRAINED
-    for place in [SHIPPED_LITERT] if shipped else kept:
-        found = place.read_bytes()
-        if digest(found) in (LITERT_DIGEST, place.stem.rpartition("-")[2]):  # nobody changed it
-            return found
-    content = content or to_litert(load_net(path, settings))
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    for old in cache_folder().glob(f"{stem}-*.tflite"):  # of earlier weights there
-        old.unlink()
-    with replacing(cache_folder() / f"{stem}-{state[:32]}-{digest(content)}.tflite") as file:
-        file.write(content)
-    return content
-
-
 def litert_predictor(path, settings, content=None):
-    """The Predictor of a weights file on LiteRT; None where that fails."""
+    """The Predictor of a weights file on LiteRT, of `content` if that is new; None if it fails."""
     try:
-        info = read_metadata(path, settings)
+        info, cache = read_metadata(path, settings), cache_folder()
         settings = matching_settings(settings, info, path)
-        return Predictor(litert_forward(litert_file(path, settings, content)), info)
+        shipped = settings.precision == "auto" and info["run"] == SHIPPED_RUN
+        if shipped and SHIPPED_LITERT.exists():
+            found = SHIPPED_LITERT.read_bytes()
+            if digest(found) == LITERT_DIGEST:  # nobody changed it
+                return Predictor(litert_forward(found), info)
+        with open_regular(path) as file:
+            state = digest(PROGRAM, settings.model, settings.base, settings.precision, file.read())
+        for kept in cache.glob(f"*-{state}-*.tflite"):  # its name ends with its digest
+            if not content and kept.stem.endswith(digest(found := kept.read_bytes())):
+                return Predictor(litert_forward(found), info)
+        content = content or to_litert(load_net(path, settings))
+        cache.mkdir(parents=True, exist_ok=True)
+        stem = digest(os.path.abspath(path), settings.precision)[:32]
+        for old in cache.glob(f"{stem}-*.tflite"):  # of earlier weights there
+            old.unlink()
+        with replacing(cache / f"{stem}-{state}-{digest(content)}.tflite") as file:
+            file.write(content)
+        return Predictor(litert_forward(content), info)
     except CatDogError:
         raise
     except Exception:  # noqa: BLE001 (whatever an optional library fails with, there is Keras)
@@ -1773,7 +1770,7 @@ def finished_net(trainer, data, device):
     """The Net of a training that is over, with all its scores."""
     settings, info = trainer.settings, trained_info(trainer, data)
     info["summary"] |= {"device": device, "parameters": trainer.model.count_params()}
-    if trainer.stop_reason != "interrupted":
+    if not trainer.stopped:
         calibrate(keras_forward(trainer.model), info, data.splits)
     return Net(compile_model(trainer.model, settings), info)
 
@@ -1820,13 +1817,6 @@ def layer_activations(model, photo):
     found = inner(to_float(photo[None]), training=False)
     found = found if isinstance(found, list) else [found]  # Keras gives one output bare
     return [(layer.name, np.float32(maps[0])) for layer, maps in zip(shown, found, strict=True)]
-
-
-def augmented_versions(photo, augment, seed, count=16):
-    """So many versions of a photo, uint8 (S, S, 3), as training sees it: (S, S, count, 3)."""
-    photos = np.repeat(photo[None], count, axis=0)  # (count, S, S, 3)
-    photos, affines = draw_changes(np.random.default_rng(seed), photos, augment)
-    return np.rint(np.asarray(warp(photos, affines)) * 255).astype(np.uint8).transpose(1, 2, 0, 3)
 
 
 # ==================================================================================================
@@ -2247,7 +2237,10 @@ class CatDogClassifier:
         heat = overlay_heatmap(whole, grad_cam(self.model, photo, self.classes.index(answer.label)))
         said = f"{os.path.basename(path)[-40:]}: {answer.label} {percent(answer.confidence)}"
         recipe, seed = self.info["recipe"].get("recipe", "best"), self.settings.seed or 0
-        versions = tile(augmented_versions(photo, RECIPES[recipe].augment, seed), 4)
+        photos = np.repeat(photo[None], 16, axis=0)  # (16, S, S, 3): as training sees it
+        photos, changes = draw_changes(np.random.default_rng(seed), photos, RECIPES[recipe].augment)
+        versions = np.rint(np.asarray(warp(photos, changes)) * 255).astype(np.uint8)
+        versions = tile(versions.transpose(1, 2, 0, 3), 4)
         figures = {"heatmap": draw_pictures([(f"{said}, seen most where it is red", heat)])}
         figures["activations"] = draw_activations(self.model, photo)  # what its layers make of it
         title = f"as training by the recipe {recipe} sees it, anew each time"

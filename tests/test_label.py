@@ -241,21 +241,25 @@ def cluster():
     nodes.shutdown()
 
 
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_on_a_cluster_the_answers_are_the_same_though_workers_and_nodes_die(
-    cluster, label, holiday, colours, tmp_path
+    times, cluster, holiday, colours, tmp_path
 ):
+    rng, wanted = random.Random(0), expected(holiday, colours)
     line = [sys.executable, TOOL, holiday, "answers", "--weights", colours, "--part", "3"]
-    line += ["--ray", cluster.address]
-    driver = subprocess.Popen(list(map(str, line)), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    node = cluster.add_node(num_cpus=1)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "answers").glob("*.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    subprocess.run(["pkill", "-9", "-f", "ray::label_on_node"], check=False)
-    cluster.remove_node(node, allow_graceful=False)
-    out, _ = driver.communicate(timeout=120)
-    assert (driver.returncode, out.split(",")[0]) == (1, "26 files: 1 unreadable")
-    assert rows(tmp_path / "answers") == expected(holiday, colours)
+    line = [*map(str, line), "--ray", cluster.address]
+    for _ in range(times):
+        shutil.rmtree(tmp_path / "answers", ignore_errors=True)
+        driver = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        node, deadline = cluster.add_node(num_cpus=1), time.monotonic() + 60
+        while not list((tmp_path / "answers").glob("*.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(rng.uniform(0, 1))
+        subprocess.run(["pkill", "-9", "-f", "ray::label_on_node"], check=False)
+        cluster.remove_node(node, allow_graceful=False)
+        out, _ = driver.communicate(timeout=120)
+        assert (driver.returncode, out.split(",")[0]) == (1, "26 files: 1 unreadable")
+        assert rows(tmp_path / "answers") == wanted
 
 
 def test_a_cluster_that_is_not_there_is_one_line(label, holiday):
