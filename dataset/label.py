@@ -19,6 +19,7 @@ import functools
 import io
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -103,26 +104,24 @@ def read_list(path):
     return list(map(os.fsdecode, path.read_bytes().split(b"\0")))
 
 
-def find_parts(folder, source, size, about):
-    """Yield (number, paths) of all parts: as listed before, then as they are listed now."""
-    known = itertools.takewhile(
-        Path.exists, (part_name(folder, n, ".list") for n in itertools.count())
-    )
-    known = list(known)
-    if not about["listed"]:  # it broke off: what is listed already must still be so
-        paths = photo_paths(source)
-        for number in itertools.count():
-            if not (part := list(itertools.islice(paths, size))):
-                break
-            path, content = part_name(folder, number, ".list"), pack_list(part)
-            if number < len(known) and path.read_bytes() != content:
-                raise CatDogError(f"{source} has changed since", "Name another ANSWERS")
-            if number >= len(known):
-                write(path, content)
-            yield number, part
-        write(Path(folder, "label.json"), json.dumps({**about, "listed": True}).encode())
-    else:
-        yield from ((number, read_list(path)) for number, path in enumerate(known))
+def list_parts(folder, source, size, about, console):
+    """Write the lists of all parts, unless that was done; how many photos they hold."""
+    if about["listed"]:
+        return about["listed"]
+    paths, total, started = photo_paths(source), 0, time.monotonic()
+    for number in itertools.count():
+        if not (part := list(itertools.islice(paths, size))):
+            break
+        path, content = part_name(folder, number, ".list"), pack_list(part)
+        if path.exists() and path.read_bytes() != content:  # an earlier run broke off there
+            raise CatDogError(f"{source} has changed since", "Name another ANSWERS")
+        write(path, content)
+        total += len(part)
+        console.bar(f"listing {total}", 0, 1, started)
+    if not total:
+        raise CatDogError(f"there are no photos in {source}")
+    write(Path(folder, "label.json"), json.dumps({**about, "listed": total}).encode())
+    return total
 
 
 def begin(folder, about):
@@ -133,7 +132,7 @@ def begin(folder, about):
         if not place.exists():
             if any(Path(folder).iterdir()):
                 raise CatDogError(f"{folder} holds something else", "Name a new ANSWERS")
-            write(place, json.dumps({**about, "listed": False}).encode())
+            write(place, json.dumps({**about, "listed": 0}).encode())
         found = json.loads(place.read_bytes())
     except (OSError, ValueError) as error:
         raise CatDogError(f"cannot use {folder}: {program.reason(error)}", "Name another") from None
@@ -318,30 +317,23 @@ def main(argv=None):
     source = chosen.source if is_remote(chosen.source) else os.path.abspath(chosen.source)
     about = {"program": program.PROGRAM, "net": net, "folder": source, "part": chosen.part}
     about |= {"unsure": chosen.unsure, "kind": ending}
-    found, done, failed = begin(chosen.answers, about), 0, []
-    counts, started = collections.Counter(), time.monotonic()
-
-    def missing():
-        """Yield the parts that have no answers yet."""
-        for number, paths in find_parts(chosen.answers, source, chosen.part, found):
-            counts["listed"] += len(paths)
-            if part_name(chosen.answers, number, ending).exists():
-                counts["done"] += len(paths)
-            else:
-                yield number, paths
-
+    about, failed = begin(chosen.answers, about), []
+    total = list_parts(chosen.answers, source, chosen.part, about, console)
+    numbers = range(math.ceil(total / chosen.part))
+    missing = [n for n in numbers if not part_name(chosen.answers, n, ending).exists()]
+    parts = ((n, read_list(part_name(chosen.answers, n, ".list"))) for n in missing)
+    before, started = len(numbers) - len(missing), time.monotonic()
     if chosen.ray:
-        results = label_on_ray(missing(), given, ending, source, chosen.ray, chosen.cores)
+        results = label_on_ray(parts, given, ending, source, chosen.ray, chosen.cores)
     else:
-        results = label_here(missing(), given, ending)
+        results = label_here(parts, given, ending)
     with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of nodes that die
-        for number, content in results:
+        for done, (number, content) in enumerate(results, start=before + 1):
             if content is None:
                 failed.append(number)
-                continue
-            write(part_name(chosen.answers, number, ending), content)
-            done += chosen.part
-            console.bar("labelling", counts["done"] + done, counts["listed"], started)
+            else:
+                write(part_name(chosen.answers, number, ending), content)
+            console.bar(f"part {done} of {len(numbers)}", done, len(numbers), started, start=before)
     console.clear()
     return tell_all(chosen.answers, ending, failed, console)
 

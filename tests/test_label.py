@@ -120,7 +120,7 @@ def test_answers_of_another_net_folder_or_setting_are_refused(label, holiday, tm
 def test_a_folder_that_changes_while_it_is_listed_is_said(label, holiday, tmp_path):
     label(holiday, "answers")
     about = tmp_path / "answers" / "label.json"
-    about.write_text(json.dumps({**json.loads(about.read_text()), "listed": False}))
+    about.write_text(json.dumps({**json.loads(about.read_text()), "listed": 0}))
     paint(holiday / "a" / "1.png", 5)
     code, out, err = label(holiday, "answers")
     assert (code, out, "has changed since" in err) == (1, "", True)
