@@ -464,6 +464,7 @@ LARGE_PHOTOS = ThreadPoolExecutor(1)  # one at a time, in one thread: each may t
 OURS = rb'\x89HDF.*"program": "CatDogClassifier|\x89PNG.*Software\x00CatDogClassifier'
 OURS += rb'|<!doctype html>.*content="CatDogClassifier"|PK\x03\x04.*CatDogClassifier\.npy'
 OURS += rb"|epoch,loss,acc,val_loss,val_acc\r\n"
+OURS += rb"|(....TFL3|PK\x03\x04).*CatDogClassifier\.json|\x08.*CatDogClassifier.*\"input\""
 
 
 def open_regular(path, limit=math.inf):
@@ -502,7 +503,7 @@ def replacing(path):
 
 def write_file(path, content, flag="--weights"):
     """Write bytes, whole or not at all, over nothing but what is ours; None: see if that can be."""
-    target, fix = Path(os.path.realpath(path)), f"Make room, or name another {flag}"
+    target, fix = Path(os.path.realpath(path)), f"Name another {flag}"
     try:
         if os.path.exists(path):
             with open_regular(path, 2_000_000_000) as file:
@@ -519,6 +520,7 @@ def write_file(path, content, flag="--weights"):
             trial.touch()
             trial.unlink()
     except OSError as error:
+        fix = f"Make room, or n{fix[1:]}" if error.errno == errno.ENOSPC else fix
         raise CatDogError(f"cannot write {path}: {reason(error)}", fix) from None
 
 
@@ -2509,7 +2511,7 @@ def explain(classifier, arguments):
         except PhotoError as error:
             classifier.console.warn(f"{escape_control(path)}: {error}")
             code = 1
-    tell(classifier)
+    tell(classifier) if classifier.info else None
     return code
 
 
@@ -2520,7 +2522,6 @@ def export(classifier, arguments):
     classifier.load_weights()
     export_net(classifier.net, arguments.export)
     emit(arguments, {"exported": arguments.export}, f"exported {escape_control(arguments.export)}")
-    tell(classifier)
     return 0
 
 

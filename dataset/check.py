@@ -332,10 +332,10 @@ def check_dataset(folder, console, net=None):
 
 def draw_issues(issues, folder, columns=4):
     """A matplotlib Figure of issues: of each the first and the last photo, side by side."""
-    from matplotlib.figure import Figure
-
     height = math.ceil(len(issues) / columns)
-    figure = Figure(figsize=(3.8 * columns, 2.5 * height), dpi=100, layout="constrained")
+    figure = program.matplotlib_figure.Figure(
+        figsize=(3.8 * columns, 2.5 * height), dpi=100, layout="constrained"
+    )
     for place, issue in enumerate(issues, start=1):
         paths = dict.fromkeys((issue.paths[0], issue.paths[-1]))
         lines = [f"{issue.kind}: {issue.detail}", *(os.path.relpath(p, folder) for p in paths)]

@@ -59,6 +59,9 @@ def photo_paths(source):
         yield from program.list_photos(os.path.abspath(source))
     else:
         with program.open_regular(source) as file:
+            if b"\0" in file.read(1000):
+                raise UsageError(f"{source} is no list of paths", "Name a folder or a list")
+            file.seek(0)
             for line in filter(None, (os.fsdecode(line.rstrip(b"\r\n")) for line in file)):
                 yield line if is_remote(line) else os.path.abspath(line)
 
@@ -214,6 +217,8 @@ def pack_program(folder, given):
 
 def label_on_node(paths, given, ending, source, cores):
     """The task of a node: `label_part` in the packed folder, with its share of the processors."""
+    if not os.path.exists("dataset"):  # a node that died here took the packed folder with it
+        os._exit(1)  # a new process gets a new one
     os.cpu_count = lambda: cores  # whatever the machine has
     sys.path.insert(0, os.path.abspath("dataset"))
     os.environ.setdefault("XDG_CACHE_HOME", os.path.abspath("cache"))
@@ -229,12 +234,11 @@ def label_on_ray(parts, given, ending, source, address, cores):
     with tempfile.TemporaryDirectory() as folder:
         given = pack_program(Path(folder), given)
         try:
-            environment = {"working_dir": folder}
             more = {"log_to_driver": False, "logging_level": "ERROR"}
             host, _, port = address.rpartition("/")[2].partition(":")
             if port:  # Ray itself would wait for minutes
                 socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(address, runtime_env=environment, **more)
+            ray.init(address, runtime_env={"working_dir": folder}, **more)
         except (OSError, RuntimeError, ValueError) as error:
             problem = f"there is no Ray cluster at {address}: {program.reason(error)}"
             raise CatDogError(problem, "Start one: ray start --head") from None
@@ -306,12 +310,18 @@ def main(argv=None):
     chosen = build_parser().parse_args(argv)
     if min(chosen.part, chosen.cores) < 1:
         raise UsageError("--part and --cores must be 1 or more")
+    if chosen.ray or chosen.parquet:  # or they say what is missing
+        assert ray.init if chosen.ray else parquet.write_table
     given = {"weights": chosen.weights and os.path.abspath(chosen.weights), "unsure": chosen.unsure}
+    given["quiet"] = chosen.quiet
     given = tuple({name: value for name, value in given.items() if value is not None}.items())
-    console, classifier = program.Console(chosen.quiet), program.CatDogClassifier(**dict(given))
+    classifier = program.CatDogClassifier(**dict(given))
     if not is_remote(chosen.source) and not os.path.exists(chosen.source):
         raise CatDogError(f"there is no {chosen.source}", "Name a folder, a list or an address")
-    with contextlib.suppress(OSError), program.open_regular(classifier.source) as file:
+    classifier.ready()
+    program.tell(classifier)
+    console = classifier.console
+    with program.open_regular(classifier.source) as file:
         net = program.digest(file.read())[:16]
     ending = ".parquet" if chosen.parquet else ".jsonl"
     source = chosen.source if is_remote(chosen.source) else os.path.abspath(chosen.source)
@@ -323,10 +333,8 @@ def main(argv=None):
     missing = [n for n in numbers if not part_name(chosen.answers, n, ending).exists()]
     parts = ((n, read_list(part_name(chosen.answers, n, ".list"))) for n in missing)
     before, started = len(numbers) - len(missing), time.monotonic()
-    if chosen.ray:
-        results = label_on_ray(parts, given, ending, source, chosen.ray, chosen.cores)
-    else:
-        results = label_here(parts, given, ending)
+    task, where = (parts, given, ending), (source, chosen.ray, chosen.cores)
+    results = label_on_ray(*task, *where) if chosen.ray else label_here(*task)
     with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of nodes that die
         for done, (number, content) in enumerate(results, start=before + 1):
             if content is None:

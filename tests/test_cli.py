@@ -195,7 +195,7 @@ LAYOUT = "Expected {}/{{train,validation,test}}/{{cat,dog}}"
         ("--dataset empty", 1, "empty has no folder train. " + LAYOUT.format("empty")),
         ("--dataset data --weights none/x.h5", 1, "cannot write none/x.h5: No such file"),
         ("--dataset data --weights empty", 1, "cannot write empty: a folder, not a file"),
-        ("--dataset data --weights " + 245 * "x", 1, "File name too long. Make room, or name ano"),
+        ("--dataset data --weights " + 245 * "x", 1, "File name too long. Name ano"),
         ("--dataset data --weights file.txt", 1, "file.txt is there already, not written by this"),
         ("--csv", 2, "--csv goes with -f, -d"),
         ("--unsure 0.1", 2, "--unsure goes with -f, -d, --explain"),
@@ -204,7 +204,7 @@ LAYOUT = "Expected {}/{{train,validation,test}}/{{cat,dog}}"
         ("--explain file.txt --report x.html", 2, "--report goes with -f, -d, --evaluate"),
         ("-d empty --report x.jpg", 2, "--report needs a name that ends in .html"),
         ("-d empty --report none/x.html", 1, "cannot write none/x.html: No such file"),
-        (f"-d empty --report {'x' * 250}.html", 1, "File name too long. Make room, or name ano"),
+        (f"-d empty --report {'x' * 250}.html", 1, "File name too long. Name ano"),
     ],
 )
 def test_every_mistake_gets_one_line_with_the_remedy(run, tmp_path, monkeypatch, line, code, words):
