@@ -7,8 +7,8 @@
 
 ANSWERS gets 000000.jsonl, 000001.jsonl, ... with a row for each photo, beside them the list that
 each part is of, and label.json, which says of which net and photos they are: others are refused.
-After any end, whatever the reason, the same command does only what is missing. A photo that kills
-the process three times ends its part, which is named at the end; the others go on.
+After any end the same command does only what is missing. A photo that kills the process three times
+ends its part, which is named; the others go on.
 """
 
 import argparse
@@ -22,18 +22,17 @@ import json
 import math
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import CatDogClassifier as program  # noqa: E402 (it lies one folder up)
-from CatDogClassifier import CatDogError, UsageError  # noqa: E402
+from CatDogClassifier import PRETRAINED, CatDogError, UsageError  # noqa: E402
 
 ATTEMPTS = 3  # at a part; whoever dies more often than that has met a photo that kills it
 fsspec = program.Lazy("fsspec", "pip install fsspec, and s3fs or gcsfs")  # extras
@@ -198,30 +197,34 @@ def label_here(parts, given, ending):
         yield number, content
 
 
-def pack_program(folder, given):
-    """Copy to a folder what a node needs: the program, this tool, the weights in both forms."""
-    home = Path(program.__file__).parent
-    (folder / "dataset").mkdir()
-    shutil.copy(program.__file__, folder)
-    shutil.copy(__file__, folder / "dataset")
-    for path in home.glob(f"{program.PRETRAINED.stem}.*"):
-        shutil.copy(path, folder)
-    classifier = classifier_of(given)
+def pack_program(given):
+    """What a node needs, zipped, and the settings there: the program, the weights in both forms."""
+    classifier, files = classifier_of(given), {"dataset/label.py": __file__}
     classifier.ready()  # and so it has been converted
-    if classifier.source != str(program.PRETRAINED):
-        shutil.copy(classifier.source, folder / "weights.h5")
-        shutil.copytree(program.cache_folder(), folder / "cache" / "catdogclassifier")
-        return tuple({**dict(given), "weights": "weights.h5"}.items())
-    return given
+    for path in Path(program.__file__).parent.glob("CatDogClassifier*"):
+        files |= {path.name: path} if path.stem in ("CatDogClassifier", PRETRAINED.stem) else {}
+    if classifier.source != str(PRETRAINED):
+        files["weights.h5"] = classifier.source
+        cache = program.cache_folder()
+        files |= {f"{cache.name}/{path.name}": path for path in cache.glob("*.tflite")}
+        given = tuple({**dict(given), "weights": "weights.h5"}.items())
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+        for name, path in files.items():
+            archive.write(path, name)
+    return buffer.getvalue(), given
 
 
-def label_on_node(paths, given, ending, source, cores):
-    """The task of a node: `label_part` in the packed folder, with its share of the processors."""
-    if not os.path.exists("dataset"):  # a node that died here took the packed folder with it
-        os._exit(1)  # a new process gets a new one
+def label_on_node(archive, name, paths, given, ending, source, cores):
+    """The task of a node: `label_part` with what was packed, and its share of the processors."""
+    home = Path.home() / ".cache" / "catdogclassifier" / name
+    if not home.exists():
+        zipfile.ZipFile(io.BytesIO(archive)).extractall(part := f"{home}-{os.getpid()}")
+        with contextlib.suppress(OSError):  # another process was first
+            os.rename(part, home)
+    os.chdir(home)
     os.cpu_count = lambda: cores  # whatever the machine has
-    sys.path.insert(0, os.path.abspath("dataset"))
-    os.environ.setdefault("XDG_CACHE_HOME", os.path.abspath("cache"))
+    os.environ["XDG_CACHE_HOME"] = str(home)
+    sys.path.insert(0, str(home / "dataset"))
     import label
 
     if not label.is_remote(source) and not os.path.exists(source):
@@ -231,28 +234,26 @@ def label_on_node(paths, given, ending, source, cores):
 
 def label_on_ray(parts, given, ending, source, address, cores):
     """Yield (number, content) of parts, as they are ready, from a Ray cluster."""
-    with tempfile.TemporaryDirectory() as folder:
-        given = pack_program(Path(folder), given)
-        try:
-            more = {"log_to_driver": False, "logging_level": "ERROR"}
-            host, _, port = address.rpartition("/")[2].partition(":")
-            if port:  # Ray itself would wait for minutes
-                socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(address, runtime_env={"working_dir": folder}, **more)
-        except (OSError, RuntimeError, ValueError) as error:
-            problem = f"there is no Ray cluster at {address}: {program.reason(error)}"
-            raise CatDogError(problem, "Start one: ray start --head") from None
-        task = ray.remote(label_on_node).options(num_cpus=cores, max_retries=ATTEMPTS - 1)
-        ahead, waiting = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)) // cores), {}
-        for number, paths in itertools.chain(parts, itertools.repeat((None, None))):
-            if number is not None:
-                waiting[task.remote(paths, given, ending, source, cores)] = number
-            while waiting and (number is None or len(waiting) >= ahead):
-                (ready, *_), _ = ray.wait(list(waiting))
-                yield waiting.pop(ready), result_of(ready)
-            if number is None:
-                break
-        ray.shutdown()
+    archive, given = pack_program(given)
+    try:
+        host, _, port = address.rpartition("/")[2].partition(":")
+        if port:  # Ray itself would wait for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, RuntimeError, ValueError) as error:
+        problem = f"there is no Ray cluster at {address}: {program.reason(error)}"
+        raise CatDogError(problem, "Start one: ray start --head") from None
+    task = ray.remote(label_on_node).options(num_cpus=cores, max_retries=ATTEMPTS - 1)
+    ahead, waiting = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)) // cores), {}
+    packed = ray.put(archive), f"node-{program.digest(archive)[:32]}"
+    for number, paths in itertools.chain(parts, itertools.repeat((None, None))):
+        if number is not None:
+            waiting[task.remote(*packed, paths, given, ending, source, cores)] = number
+        while waiting and (number is None or len(waiting) >= ahead):
+            (ready, *_), _ = ray.wait(list(waiting))
+            yield waiting.pop(ready), result_of(ready)
+        if number is None:
+            return ray.shutdown()
 
 
 def result_of(task):
@@ -297,8 +298,8 @@ def tell_all(folder, ending, failed, console):
             with open(path) as lines:
                 answers.update(json.loads(line)["verdict"] for line in lines)
     for number in failed:
-        listed = part_name(folder, number, ".list")
-        console.warn(f"{listed}: one of these photos ended the process {ATTEMPTS} times")
+        why = f"one of these photos ended the process {ATTEMPTS} times"
+        console.warn(f"{part_name(folder, number, '.list')}: {why}")
     named = sorted(answers.items(), key=lambda pair: pair[0] or "")
     parts = ", ".join(f"{count} {program.escape_control(k or 'unreadable')}" for k, count in named)
     print(f"{answers.total()} files: {parts}")
@@ -310,8 +311,7 @@ def main(argv=None):
     chosen = build_parser().parse_args(argv)
     if min(chosen.part, chosen.cores) < 1:
         raise UsageError("--part and --cores must be 1 or more")
-    if chosen.ray or chosen.parquet:  # or they say what is missing
-        assert ray.init if chosen.ray else parquet.write_table
+    assert (not chosen.ray or ray.init) and (not chosen.parquet or parquet.write_table)
     given = {"weights": chosen.weights and os.path.abspath(chosen.weights), "unsure": chosen.unsure}
     given["quiet"] = chosen.quiet
     given = tuple({name: value for name, value in given.items() if value is not None}.items())
