@@ -210,7 +210,7 @@ class Console:
 
 
 class Lazy:
-    """A library that is imported when it is first used: -h, a typo, a LiteRT answer need none."""
+    """A library that is imported when it is first used: -h and a typo need none."""
 
     def __init__(self, name, fix="pip install -r requirements.txt"):
         self.name, self.fix = name, fix
@@ -227,7 +227,7 @@ keras, layers, ops = Lazy("keras"), Lazy("keras.layers"), Lazy("keras.ops")
 matplotlib, matplotlib_figure = Lazy("matplotlib"), Lazy("matplotlib.figure")
 litert = Lazy("ai_edge_litert.interpreter", "pip install ai-edge-litert")  # extras
 onnx = Lazy("onnx", "pip install onnx tf2onnx onnxruntime")
-onnxruntime = Lazy("onnxruntime", onnx.fix)
+tf2onnx, onnxruntime = Lazy("tf2onnx", onnx.fix), Lazy("onnxruntime", onnx.fix)
 
 
 # ==================================================================================================
@@ -247,8 +247,9 @@ def convnet(size, classes, base=None, filters=(), units=(512,), dropout=0.0, **m
     # late, so He et al. (2015, arXiv:1502.01852) derived "he_normal".
     kind = {"activation": "relu", "kernel_initializer": more.get("initializer", "glorot_uniform")}
     net = [keras.Input((size, size, 3))]  # (N, 150, 150, 3) in 0..1
-    if more.get("grey"):
-        net.append(layers.Lambda(keras.ops.image.rgb_to_grayscale, name="grey"))  # (N, 28, 28, 1)
+    if more.get("grey"):  # by the luma of ITU-R BT.601: the mean of three weighed colours
+        net += [layers.Rescaling([0.897, 1.761, 0.342]), layers.Reshape((-1, 1))]
+        net += [layers.AveragePooling1D(3), layers.Reshape((size, size, 1), name="grey")]
     for i, count in enumerate(filters):
         # Each 3x3 filter looks for one small pattern everywhere; its map says where it was found.
         net.append(layers.Conv2D(count, 3, name=f"conv2d_{i}", **kind))  # (N, 148, 148, 32) first
@@ -609,7 +610,7 @@ def list_split(dataset, split, expected=None, some=False):
 @functools.cache
 def phone_formats():
     """What telephones make as well: AVIF where Pillow has it, HEIC by the package pillow-heif."""
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(Exception):  # it is not there, or does not fit
         importlib.import_module("pillow_heif").register_heif_opener()
     Image.init()
     return [name for name in ("AVIF", "HEIF") if name in Image.OPEN]
@@ -620,15 +621,15 @@ def open_image(path, opening=open_regular):
     """A photo's file as (Pillow image, file), not decoded yet; what fails is a PhotoError."""
     try:
         with opening(path, MAX_BYTES) as file:
-            phone = file.read(12)[4:8] == b"ftyp"
+            head = file.read(12)
             file.seek(0)
-            formats = phone_formats() if phone else PHOTO_FORMATS
+            formats = phone_formats() if head[4:8] == b"ftyp" else PHOTO_FORMATS
             with Image.open(file, formats=formats) as image:
                 yield image, file
     except Image.DecompressionBombError:
         raise PhotoError(f"too large: more than {2 * Image.MAX_IMAGE_PIXELS} pixels") from None
     except Image.UnidentifiedImageError:
-        heic = phone and "HEIF" not in formats
+        heic = head[8:11] in (b"hei", b"hev", b"mif", b"msf") and "HEIF" not in formats
         raise PhotoError("HEIC needs: pip install pillow-heif" if heic else NO_PHOTO) from None
     except CatDogError:
         raise
@@ -1452,7 +1453,7 @@ def calibrate(forward, info, splits):
 # 10. The weights file: a net and its metadata, saved and loaded together
 
 MAX_ITEMS, MAX_DEPTH, MAX_TEXTS = 10_000, 9, 512  # of a weights file; texts in a list
-# The shipped net as LiteRT answers by it; no other file is run, but what is derived here.
+# The shipped net as LiteRT answers by it; nothing else is run but what was derived on this machine.
 SHIPPED_LITERT, SHIPPED_RUN = PRETRAINED.with_suffix(".tflite"), "e7d1107c3c550223"
 LITERT_DIGEST = "d597255966b0552f978e73b261c955ee4dff3744b22c35bb7ae1ad3f5eedb7d0"
 Net = collections.namedtuple("Net", "model info")  # a Keras model and its metadata, see `new_info`
@@ -1705,8 +1706,8 @@ def smallest_litert(net, photos, labels):
     return small if good else to_litert(net)
 
 
-def litert_predictor(path, settings, content=None):
-    """The Predictor of a weights file on LiteRT, of `content` if that is new; None if it fails."""
+def litert_predictor(path, settings, derive=None):
+    """The Predictor of a weights file on LiteRT, `derive()` makes a new one; None if it fails."""
     try:
         info, cache = read_metadata(path, settings), cache_folder()
         settings = matching_settings(settings, info, path)
@@ -1717,16 +1718,16 @@ def litert_predictor(path, settings, content=None):
                 return Predictor(litert_forward(found), info)
         with open_regular(path) as file:
             state = digest(PROGRAM, settings.model, settings.base, settings.precision, file.read())
-        for kept in cache.glob(f"*-{state}-*.tflite"):  # its name ends with its digest
-            if not content and kept.stem.endswith(digest(found := kept.read_bytes())):
+        for kept in cache.glob(f"{state}-*.tflite"):  # its name ends with its digest
+            if not derive and kept.stem.endswith(digest(found := kept.read_bytes())):
                 return Predictor(litert_forward(found), info)
-        content = content or to_litert(load_net(path, settings))
+        exact = not derive or settings.precision == "float32"
+        content = to_litert(load_net(path, settings)) if exact else derive()
         cache.mkdir(parents=True, exist_ok=True)
-        stem = digest(os.path.abspath(path), settings.precision)[:32]
-        for old in cache.glob(f"{stem}-*.tflite"):  # of earlier weights there
-            old.unlink()
-        with replacing(cache / f"{stem}-{state}-{digest(content)}.tflite") as file:
+        with replacing(cache / f"{state}-{digest(content)}.tflite") as file:
             file.write(content)
+        for old in sorted(cache.glob("*.tflite"), key=os.path.getmtime)[:-20]:
+            old.unlink()
         return Predictor(litert_forward(content), info)
     except CatDogError:
         raise
@@ -1747,9 +1748,9 @@ def export_net(net, path):
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         part = os.path.join(folder, f"net{kind}")
         if kind == ".onnx":
-            load = onnx.load  # or it says what is missing
+            assert [each.__name__ for each in (onnx, tf2onnx, onnxruntime)]  # or that is said
             model.export(part, "onnx", verbose=False)
-            graph = load(part)
+            graph = onnx.load(part)
             onnx.helper.set_model_props(graph, {"CatDogClassifier": json.dumps(about)})
             onnx.save(graph, part)
             session = onnxruntime.InferenceSession(part)
@@ -2113,7 +2114,8 @@ class CatDogClassifier:
         announce(trainer, data, device)
         trainer.fit(train, validation, functools.partial(self._save, trainer, data, key))
         if math.isinf(trainer.state.best_loss):
-            self.net = self.predictor = None
+            if not self.history:  # or else there is still the net of an earlier one
+                self.net = self.predictor = None
             if trainer.stopped:
                 self.console.warn("Stopped before the first epoch was over: nothing was saved.")
                 raise KeyboardInterrupt
@@ -2126,21 +2128,24 @@ class CatDogClassifier:
         self.info["summary"]["files"] = save_pictures(self)
         self.save_weights()
         if find_spec("ai_edge_litert") and not trainer.stopped:  # for answers without TensorFlow
-            content = smallest_litert(self.net, *data.splits["validation"])
-            litert_predictor(self.settings.weights, self.settings, content)
+            derive = functools.partial(smallest_litert, self.net, *data.splits["validation"])
+            litert_predictor(self.settings.weights, self.settings, derive)
         checkpoint = beside(self.settings.weights, CHECKPOINT)
         if not trainer.stopped and unpack_npz(checkpoint)[0]:
             checkpoint.unlink()
         return self.history
 
     def _read(self, directory):
+        if self.predictor and not self.net:  # to answer is not to train that net further
+            given = {name: getattr(self.settings, name) for name in self.settings.asked}
+            self.settings, self.predictor = resolve_settings(given), None
         expected = self.classes if self.net and self.net.info["run"] is not None else None
         folder = directory or self.settings.dataset
         data = read_data(folder, self.size, expected, self.console)
         count = len(data.splits["train"][1])
         self.settings = default_epochs(self.settings, count, data.is_synthetic)
         if self.net and self.net.info["classes"] != list(data.classes):
-            self.net = None  # made for other classes, and not trained
+            self.net = self.predictor = None  # made for other classes, and not trained
         self.classes = data.classes
         return data
 
@@ -2184,7 +2189,7 @@ class CatDogClassifier:
             lite = ours and find_spec("ai_edge_litert")  # it starts at once; or else Keras
             found = litert_predictor(self.source, self.settings) if lite else None
             self._follow(found) if found else self.load_weights()
-            self.net = None  # to answer is not to train that net further
+            self.net = None
         return self.predictor
 
     def threshold(self):
@@ -2238,10 +2243,12 @@ class CatDogClassifier:
         (answer,) = self.predict([path])
         heat = overlay_heatmap(whole, grad_cam(self.model, photo, self.classes.index(answer.label)))
         said = f"{os.path.basename(path)[-40:]}: {answer.label} {percent(answer.confidence)}"
-        recipe, seed = self.info["recipe"].get("recipe", "best"), self.settings.seed or 0
+        recipe, seed = self.info["recipe"].get("recipe"), self.settings.seed or 0
+        recipe = recipe if recipe in list(RECIPES) else "best"
+        side = ARCHITECTURES[self.settings.model].crop
         photos = np.repeat(photo[None], 16, axis=0)  # (16, S, S, 3): as training sees it
         photos, changes = draw_changes(np.random.default_rng(seed), photos, RECIPES[recipe].augment)
-        versions = np.rint(np.asarray(warp(photos, changes)) * 255).astype(np.uint8)
+        versions = np.rint(np.asarray(warp(photos, changes, side)) * 255).astype(np.uint8)
         versions = tile(versions.transpose(1, 2, 0, 3), 4)
         figures = {"heatmap": draw_pictures([(f"{said}, seen most where it is red", heat)])}
         figures["activations"] = draw_activations(self.model, photo)  # what its layers make of it
@@ -2517,8 +2524,9 @@ def explain(classifier, arguments):
 
 def export(classifier, arguments):
     """--export: write the net as a file for other programs."""
-    if not arguments.export.endswith((".tflite", ".onnx", ".keras")):
+    if Path(arguments.export).suffix not in (".tflite", ".onnx", ".keras"):
         raise UsageError("--export needs a name that ends in .tflite, .onnx or .keras")
+    write_file(arguments.export, None, "--export")
     classifier.load_weights()
     export_net(classifier.net, arguments.export)
     emit(arguments, {"exported": arguments.export}, f"exported {escape_control(arguments.export)}")
@@ -2535,8 +2543,8 @@ def build_parser():
     nets = "\n".join(f"  {name:<15} {kind.about}" for name, kind in ARCHITECTURES.items())
     bases = ", ".join([*BASES, "box (of the net that comes with it)"])
     epilog = f"nets (--model):\n{nets}\n\nbases (--base):\n  {bases}\n\n{EXIT_CODES}"
-    usage, layout = "python CatDogClassifier.py [action] [options]", "RawDescriptionHelpFormatter"
-    layout = {"formatter_class": getattr(argparse, layout), "allow_abbrev": False}
+    usage = "python CatDogClassifier.py [action] [options]"
+    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     layout |= {"usage": usage, "description": EXAMPLES, "epilog": epilog, "add_help": False}
     parser = Parser(**layout)
     paths = {"metavar": "PATH", "action": "extend", "nargs": "+", "default": []}

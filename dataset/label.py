@@ -5,10 +5,10 @@
     python dataset/label.py s3://bucket/prefix ANSWERS      photos in an object store
     python dataset/label.py LIST.txt ANSWERS                a file with a path or address in a line
 
-ANSWERS gets 000000.jsonl, 000001.jsonl, ... with a row for each photo, beside them the list that
-each part is of, and label.json, which says of which net and photos they are: others are refused.
-After any end the same command does only what is missing. A photo that kills the process three times
-ends its part, which is named; the others go on.
+ANSWERS gets 000000.jsonl, ... with a row for each photo, beside them the list that each part is of,
+and label.json, which says of which net and photos they are: others are refused. After any end the
+same command does only what is missing. A photo that kills the process three times ends its part,
+which is named; the others go on.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import CatDogClassifier as program  # noqa: E402 (it lies one folder up)
-from CatDogClassifier import PRETRAINED, CatDogError, UsageError  # noqa: E402
+from CatDogClassifier import CatDogError, UsageError  # noqa: E402
 
 ATTEMPTS = 3  # at a part; whoever dies more often than that has met a photo that kills it
 fsspec = program.Lazy("fsspec", "pip install fsspec, and s3fs or gcsfs")  # extras
@@ -49,16 +49,25 @@ def is_remote(path):
     return "://" in path
 
 
+def ask_store(path, question):
+    """What an object store answers. Raises CatDogError where it cannot be asked at all."""
+    try:
+        return question(*fsspec.url_to_fs(path))
+    except (FileNotFoundError, CatDogError):
+        raise
+    except Exception as error:  # noqa: BLE001 (each store has kinds of its own)
+        raise CatDogError(f"cannot ask for {path}: {program.reason(error)}", "Try again") from None
+
+
 def photo_paths(source):
     """Yield the paths of a folder, of a list in a file, or of all objects under an address."""
     if is_remote(source):
-        system, root = fsspec.url_to_fs(source)
-        yield from map(system.unstrip_protocol, system.find(root))
+        yield from ask_store(source, lambda s, root: map(s.unstrip_protocol, s.find(root)))
     elif os.path.isdir(source):
-        yield from program.list_photos(os.path.abspath(source))
+        yield from program.list_photos(source)
     else:
         with program.open_regular(source) as file:
-            if b"\0" in file.read(1000):
+            if b"\0" in file.read():
                 raise UsageError(f"{source} is no list of paths", "Name a folder or a list")
             file.seek(0)
             for line in filter(None, (os.fsdecode(line.rstrip(b"\r\n")) for line in file)):
@@ -66,11 +75,10 @@ def photo_paths(source):
 
 
 def open_remote(path, limit):
-    """An object as a file in memory. Raises OSError above `limit` bytes, and what fsspec raises."""
-    system, place = fsspec.url_to_fs(path)
-    if system.size(place) > limit:
+    """An object as a file in memory. Raises OSError above `limit` bytes, CatDogError see above."""
+    if ask_store(path, lambda store, place: store.size(place)) > limit:
         raise OSError(errno.EFBIG, f"more than {limit / 1e6:.0f} MB", path)
-    return io.BytesIO(system.cat_file(place))
+    return io.BytesIO(ask_store(path, lambda store, place: store.cat_file(place)))
 
 
 def read_anywhere(path, size):
@@ -96,13 +104,8 @@ def write(path, content):
         file.write(content)
 
 
-def pack_list(paths):
-    """Paths as bytes; names may hold anything but the zero between them."""
-    return b"\0".join(map(os.fsencode, paths))
-
-
 def read_list(path):
-    """The paths of `pack_list`."""
+    """The paths of a list; names may hold anything but the zero between them."""
     return list(map(os.fsdecode, path.read_bytes().split(b"\0")))
 
 
@@ -114,14 +117,15 @@ def list_parts(folder, source, size, about, console):
     for number in itertools.count():
         if not (part := list(itertools.islice(paths, size))):
             break
-        path, content = part_name(folder, number, ".list"), pack_list(part)
+        path, content = part_name(folder, number, ".list"), b"\0".join(map(os.fsencode, part))
         if path.exists() and path.read_bytes() != content:  # an earlier run broke off there
             raise CatDogError(f"{source} has changed since", "Name another ANSWERS")
         write(path, content)
         total += len(part)
         console.bar(f"listing {total}", 0, 1, started)
-    if not total:
-        raise CatDogError(f"there are no photos in {source}")
+    if not total or part_name(folder, number, ".list").exists():
+        why = "has changed since" if total else "holds no photos"
+        raise CatDogError(f"{source} {why}", "Name another ANSWERS")
     write(Path(folder, "label.json"), json.dumps({**about, "listed": total}).encode())
     return total
 
@@ -132,11 +136,11 @@ def begin(folder, about):
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         if not place.exists():
-            if any(Path(folder).iterdir()):
+            if not all(map(program.is_system_file, os.listdir(folder))):
                 raise CatDogError(f"{folder} holds something else", "Name a new ANSWERS")
             write(place, json.dumps({**about, "listed": 0}).encode())
-        found = json.loads(place.read_bytes())
-    except (OSError, ValueError) as error:
+        found = {"listed": 0, **dict(json.loads(place.read_bytes()))}
+    except (OSError, ValueError, TypeError) as error:
         raise CatDogError(f"cannot use {folder}: {program.reason(error)}", "Name another") from None
     for name, value in about.items():
         if found.get(name) != value:
@@ -160,7 +164,8 @@ def label_part(paths, given, ending=".jsonl"):
     rows = map(asdict, classifier_of(given).predict_each(paths, read=read_anywhere))
     if ending == ".jsonl":
         return "".join(json.dumps(row) + "\n" for row in rows).encode()
-    table = pyarrow.Table.from_pylist(list(rows))
+    rows = [{**row, "path": program.escape_control(row["path"])} for row in rows]
+    table = pyarrow.Table.from_pylist(rows)
     parquet.write_table(table, sink := pyarrow.BufferOutputStream())
     return sink.getvalue().to_pybytes()
 
@@ -199,19 +204,15 @@ def label_here(parts, given, ending):
 
 def pack_program(given):
     """What a node needs, zipped, and the settings there: the program, the weights in both forms."""
-    classifier, files = classifier_of(given), {"dataset/label.py": __file__}
+    classifier, cache = classifier_of(given), program.cache_folder()
     classifier.ready()  # and so it has been converted
-    for path in Path(program.__file__).parent.glob("CatDogClassifier*"):
-        files |= {path.name: path} if path.stem in ("CatDogClassifier", PRETRAINED.stem) else {}
-    if classifier.source != str(PRETRAINED):
-        files["weights.h5"] = classifier.source
-        cache = program.cache_folder()
-        files |= {f"{cache.name}/{path.name}": path for path in cache.glob("*.tflite")}
-        given = tuple({**dict(given), "weights": "weights.h5"}.items())
+    files = {"dataset/label.py": __file__, "CatDogClassifier.py": program.__file__}
+    files |= {"weights.h5": classifier.source, program.SHIPPED_LITERT.name: program.SHIPPED_LITERT}
+    files |= {f"catdogclassifier/{path.name}": path for path in cache.glob("*.tflite")}
     with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
-        for name, path in files.items():
-            archive.write(path, name)
-    return buffer.getvalue(), given
+        for name in filter(lambda name: os.path.exists(files[name]), files):
+            archive.write(files[name], name)
+    return buffer.getvalue(), tuple({**dict(given), "weights": "weights.h5"}.items())
 
 
 def label_on_node(archive, name, paths, given, ending, source, cores):
@@ -246,14 +247,13 @@ def label_on_ray(parts, given, ending, source, address, cores):
     task = ray.remote(label_on_node).options(num_cpus=cores, max_retries=ATTEMPTS - 1)
     ahead, waiting = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)) // cores), {}
     packed = ray.put(archive), f"node-{program.digest(archive)[:32]}"
-    for number, paths in itertools.chain(parts, itertools.repeat((None, None))):
+    for number, paths in itertools.chain(parts, [(None, None)]):
         if number is not None:
             waiting[task.remote(*packed, paths, given, ending, source, cores)] = number
         while waiting and (number is None or len(waiting) >= ahead):
             (ready, *_), _ = ray.wait(list(waiting))
             yield waiting.pop(ready), result_of(ready)
-        if number is None:
-            return ray.shutdown()
+    ray.shutdown()
 
 
 def result_of(task):
@@ -313,21 +313,21 @@ def main(argv=None):
         raise UsageError("--part and --cores must be 1 or more")
     assert (not chosen.ray or ray.init) and (not chosen.parquet or parquet.write_table)
     given = {"weights": chosen.weights and os.path.abspath(chosen.weights), "unsure": chosen.unsure}
-    given["quiet"] = chosen.quiet
-    given = tuple({name: value for name, value in given.items() if value is not None}.items())
+    given = (("quiet", chosen.quiet), *((k, v) for k, v in given.items() if v is not None))
     classifier = program.CatDogClassifier(**dict(given))
     if not is_remote(chosen.source) and not os.path.exists(chosen.source):
         raise CatDogError(f"there is no {chosen.source}", "Name a folder, a list or an address")
-    classifier.ready()
-    program.tell(classifier)
-    console = classifier.console
+    program.tell(classifier) if classifier.ready() else None
     with program.open_regular(classifier.source) as file:
         net = program.digest(file.read())[:16]
     ending = ".parquet" if chosen.parquet else ".jsonl"
     source = chosen.source if is_remote(chosen.source) else os.path.abspath(chosen.source)
     about = {"program": program.PROGRAM, "net": net, "folder": source, "part": chosen.part}
     about |= {"unsure": chosen.unsure, "kind": ending}
-    about, failed = begin(chosen.answers, about), []
+    about["list"] = os.path.isfile(source) and program.digest(Path(source).read_bytes())
+    if Path(chosen.answers).resolve().is_relative_to(Path(source).resolve()):
+        raise UsageError(f"{chosen.answers} lies inside {source}", "Name another ANSWERS")
+    about, failed, console = begin(chosen.answers, about), [], classifier.console
     total = list_parts(chosen.answers, source, chosen.part, about, console)
     numbers = range(math.ceil(total / chosen.part))
     missing = [n for n in numbers if not part_name(chosen.answers, n, ending).exists()]

@@ -110,11 +110,27 @@ def test_answers_of_another_net_folder_or_setting_are_refused(label, holiday, tm
     code, out, err = label(holiday, "answers", "--unsure", 0.1)
     assert (code, "another unsure: None" in err) == (1, True)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "answers").iterdir()}
-    for folder, why in ((holiday, "holds something else"), (holiday / "a" / "0.png", "cannot use")):
+    (tmp_path / "mine").mkdir()
+    shutil.copy(holiday / "a" / "0.png", tmp_path / "mine")
+    assert label(holiday, holiday / "new")[0] == 2  # it would be labelled too
+    for folder, why in (("mine", "holds something else"), ("mine/0.png", "cannot use")):
         code, out, err = label(holiday, folder)
         assert (code, out, err.count("\n"), why in err) == (1, "", 1, True)
     code, out, err = label("nowhere", "answers")
     assert (code, out, "there is no nowhere" in err) == (1, "", True)
+
+
+def test_what_is_no_photo_folder_is_one_line(label, holiday, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for source, why in (
+        ("empty", "holds no photos"),
+        (holiday / "a" / "0.png", "no list of paths"),
+    ):
+        code, out, err = label(source, "answers")
+        assert (out, err.count("\n"), why in err) == ("", 1, True)
+        shutil.rmtree(tmp_path / "answers")
+    code, out, err = label(holiday, "answers", weights="none.h5")
+    assert (code, out, err.count("\n"), "no weights at" in err) == (1, "", 1, True)
 
 
 def test_a_folder_that_changes_while_it_is_listed_is_said(label, holiday, tmp_path):
@@ -210,6 +226,16 @@ def bucket(holiday):
         store.upload_file(str(path), "pets", str(path.relative_to(holiday)))
     yield env
     server.stop()
+
+
+def test_a_store_that_does_not_answer_is_no_fault_of_its_photos(bucket, label, tmp_path):
+    away = {**bucket, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    code, out, err = label("s3://pets", "answers", env=away)
+    assert (code, out, "cannot ask for s3://pets" in err) == (1, "", True)
+    (tmp_path / "list.txt").write_text("s3://pets/a/0.png\n")
+    code, out, err = label("list.txt", "answers2", env=away)
+    assert (code, out, "cannot ask for s3://pets/a/0.png" in err) == (1, "", True)
+    assert label("list.txt", "answers2", env=bucket)[0] == 0  # nothing was answered before
 
 
 def test_photos_in_an_object_store_are_answered_as_in_a_folder(

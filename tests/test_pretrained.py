@@ -98,7 +98,7 @@ def test_nothing_overwrites_it(copy, dataset):
         code, out, err = copy("--dataset", dataset, *train, name)
         assert (code, out) == (1, "")
         assert "is the net that comes with the program. " in err
-        assert "name another --weights" in err
+        assert "Name another --weights" in err
     classifier = copy.module.CatDogClassifier(weights=str(copy.net), quiet=True)
     classifier.load_weights()
     with pytest.raises(copy.module.CatDogError, match="is the net that comes with the program"):

@@ -111,5 +111,5 @@ def test_a_report_replaces_an_earlier_one_and_nothing_else(folder, colours, run)
     code, out, err = run(*line)  # before anything is classified
     assert (code, out) == (1, "")
     assert "report.html is there already, not written by this program" in err
-    assert "name another --report" in err
+    assert "Name another --report" in err
     assert path.read_text() == "<!doctype html><title>mine</title>"

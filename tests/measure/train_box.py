@@ -225,7 +225,7 @@ def quantise(chosen, weights):
     classifier.save_weights()
     write_box(weights)
     for path in (weights, box_of(weights)):
-        litert_predictor(path, classifier.settings, content)
+        litert_predictor(path, classifier.settings, lambda: content)
     weights.with_suffix(".tflite").write_bytes(content)
     print(f"{weights.name}: {len(content) / 1e6:.1f} MB as LiteRT, SHA-256 {digest(content)}")
 
