@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,15 @@ def rows(folder):
 
 
 def expected(source, weights):
-    """What -d --json answers."""
+    """What -d --json answers; Keras' last digits depend on how many photos it sees at a time."""
     done = python(PROGRAM, "-q", "-d", source, "--weights", weights, "--json", text=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    if find_spec("ai_edge_litert"):
+        return found
+    for row in (row for row in found if not row["error"]):
+        row["confidence"] = pytest.approx(row["confidence"], abs=1e-6)
+        row["probabilities"] = pytest.approx(row["probabilities"], abs=1e-6)
+    return found
 
 
 def test_the_answers_are_those_of_the_program_row_by_row(label, holiday, colours, tmp_path):

@@ -373,14 +373,14 @@ def folder_pytorch(options):
     return max(map(classify, layouts), key=statistics.median)
 
 
-def seconds(command, repeats):
-    """How long a process takes, from its start to its end, the first run left out."""
+def seconds(command, repeats, first=False):
+    """How long a process takes, from its start to its end, the first run left out, or only that."""
     found, quiet = [], {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     for _ in range(repeats + 1):
         started = time.perf_counter()
         subprocess.run([sys.executable, *map(str, command)], **quiet, check=False)
         found.append(time.perf_counter() - started)
-    return found[1:]
+    return found if first else found[1:]
 
 
 def import_tensorflow(options):
@@ -404,6 +404,14 @@ def help_and_typos(options):
     return [max(map(statistics.median, found))]
 
 
+def private_memory(number):
+    """That of a process, MB; 0 when it has gone."""
+    with contextlib.suppress(OSError, StopIteration):
+        status = Path(f"/proc/{number}/status").read_text().splitlines()
+        return int(next(line for line in status if line.startswith("RssAnon")).split()[1]) / 1024
+    return 0
+
+
 def peak(command, lines=None):
     """Run the program until it has printed so many lines: the peak of its private memory, MB."""
     line = [sys.executable, REPO / "CatDogClassifier.py", *command]
@@ -411,10 +419,7 @@ def peak(command, lines=None):
     process, highest, seen = subprocess.Popen(list(map(str, line)), **streams), 0, 0
     os.set_blocking(process.stdout.fileno(), False)
     while process.poll() is None and (lines is None or seen < lines):
-        with contextlib.suppress(OSError, StopIteration):
-            status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            size = next(line for line in status if line.startswith("RssAnon")).split()[1]
-            highest = max(highest, int(size) / 1024)
+        highest = max(highest, private_memory(process.pid))
         seen += len(process.stdout.readlines())
         time.sleep(0.02)
     process.kill()
@@ -437,6 +442,29 @@ def folder_memory(options, count=None):
         for number in range(count):
             os.symlink(photos[number % len(photos)], target / f"photo{number}.jpg")
     return peak(["-d", target, "--weights", options.work / "net.h5"], 500)
+
+
+def label_parts(options):
+    """dataset/label.py on the folder of `command_line`, parts of 500."""
+    found = []
+    for number in range(options.repeats):
+        answers = options.work / f"answers-{time.time()}-{number}"
+        line = [REPO / "dataset" / "label.py", "-q", options.work / "links2000", answers]
+        found += seconds([*line, "--part", 500], 0, first=True)
+    return [2000 / each for each in found]
+
+
+def label_first(options, memory=False):
+    """dataset/label.py on a million: until its first 10,000 answers are there, seconds or MB."""
+    answers, highest, started = options.work / f"answers-{time.time()}", 0, time.perf_counter()
+    line = [sys.executable, REPO / "dataset" / "label.py", "-q", options.work, answers]
+    line[3] = options.work / f"links{options.files}"
+    process = subprocess.Popen(list(map(str, line)), stdout=subprocess.DEVNULL)
+    while not list(answers.glob("*.jsonl")) and process.poll() is None:
+        highest = max(highest, private_memory(process.pid))
+        time.sleep(0.1)
+    process.kill()
+    return [highest if memory else time.perf_counter() - started]
 
 
 def note(text):
@@ -496,6 +524,9 @@ STAGES = {  # name: (what it says, function, further arguments, unit)
     "box-onnx": ("the same, onnxruntime, float32", box_onnx, (), "photos/s"),
     "yolo": ("ultralytics, yolo11n-cls", yolo, (), "photos/s"),
     "command": ("-d, 2,000 photos, start included", command_line, (), "photos/s"),
+    "label": ("dataset/label.py on the same", label_parts, (), "photos/s"),
+    "label-first": ("label.py, a million: first part", label_first, (), "s"),
+    "label-memory": ("peak memory until then", label_first, (True,), "MB"),
     "command-before": ("the same, the version before", command_line, (True,), "photos/s"),
     "folder-loop": ("load_img and predict, one by one", folder_loop, (), "photos/s"),
     "folder-pytorch": ("PyTorch, folder, float32", folder_pytorch, (), "photos/s"),
@@ -551,6 +582,7 @@ RATIOS = [
     ("-d against PyTorch", "folder / folder_pytorch", ">= 2"),
     ("-d with LiteRT against without", "folder_litert / folder", ""),
     ("-d with the shipped net against the version before", "command / command_before", ">= 3"),
+    ("label.py against -d, time", "command / label", "<= 1.1"),
     ("-d with it against 1/(1/D + 1/F)", "box * (1 / decode224 + 1 / box_forward)", ">= 0.9"),
     ("-d with it, 8 bits against float32", "box / box32", ""),
     ("-d with it against onnxruntime, float32", "box / box_onnx", ">= 1.5"),

@@ -58,6 +58,7 @@ def box(tmp_path, monkeypatch):
 
 
 def test_the_shipped_net_is_trained_without_a_look_at_the_test_photos(box, tmp_path, capsys):
+    pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
     box()  # there are none
     weights = tmp_path / "work" / "seed0.h5"
     about = program.read_metadata(tmp_path / "work" / "seed0_box.h5", program.Settings())
@@ -75,6 +76,7 @@ def test_the_shipped_net_is_trained_without_a_look_at_the_test_photos(box, tmp_p
 
 
 def test_a_reading_of_the_test_photos_is_logged_before_it_begins(box, tmp_path, capsys):
+    pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
     draw(tmp_path / "photos", range(18, 24))
     good = {path: path.read_bytes() for path in (tmp_path / "photos").glob("*.2?.jpg")}
     for path in good:
