@@ -1407,23 +1407,29 @@ def litert_forward(content):
 
     def answer(interpreter, photos):
         """The outputs for photos, one after the other."""
-        (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
         found = []
-        for photo in photos if given["dtype"] is np.uint8 else to_float(photos):
+        for photo in photos:
             interpreter.set_tensor(given["index"], photo[None])
             interpreter.invoke()
             found += [*interpreter.get_tensor(wanted["index"])]
         return found
 
-    interpreters, pool = [start()], ThreadPoolExecutor(os.cpu_count())
-
     def forward(photos):
         """Outputs for uint8 photos (N, S, S, 3), each core a part of them."""
-        parts = np.array_split(photos, min(len(photos), os.cpu_count()))
+        parts = np.array_split(photos if small else to_float(photos), min(len(photos), cores))
         while len(interpreters) < len(parts):
             interpreters.append(start())
-        return np.array([*itertools.chain(*pool.map(answer, interpreters, parts))])  # (N, K)
+        found = np.array([*itertools.chain(*pool.map(answer, interpreters, parts))])  # (N, K)
+        if not small:
+            return found
+        logits = found if found.shape[1] > 1 else np.pad(found, ((0, 0), (1, 0)))  # 0 and its
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
 
+    cores, interpreters = os.cpu_count(), [start()]
+    pool = ThreadPoolExecutor(cores)
+    (given,), (wanted,) = interpreters[0].get_input_details(), interpreters[0].get_output_details()
+    small = given["dtype"] is np.uint8  # its outputs are logits
     return forward
 
 
@@ -1455,7 +1461,7 @@ def calibrate(forward, info, splits):
 MAX_ITEMS, MAX_DEPTH, MAX_TEXTS = 10_000, 9, 512  # of a weights file; texts in a list
 # The shipped net as LiteRT answers by it; nothing else is run but what was derived on this machine.
 SHIPPED_LITERT, SHIPPED_RUN = PRETRAINED.with_suffix(".tflite"), "e7d1107c3c550223"
-LITERT_DIGEST = "d597255966b0552f978e73b261c955ee4dff3744b22c35bb7ae1ad3f5eedb7d0"
+LITERT_DIGEST = "b900c91ed6a56341caf6e30af343e53b509caf8d00bf198a291afcab1b590cc7"
 Net = collections.namedtuple("Net", "model info")  # a Keras model and its metadata, see `new_info`
 
 
@@ -1681,11 +1687,15 @@ def imagenet_net(settings):
 
 
 def to_litert(net, photos=()):
-    """A Net as a LiteRT file in bytes; in 8 bits for what photos (N, S, S, 3) are like."""
-    size = image_size(net.info["architecture"], net.info["base"])
+    """A Net as LiteRT in bytes; its logits in 8 bits for what photos (N, S, S, 3) are like."""
+    size, last = image_size(net.info["architecture"], net.info["base"]), net.model.layers[-1]
     photo = keras.Input(batch_shape=(1, size, size, 3))
     converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(photo, net.model(photo)))
     if len(photos):  # 256 steps between the extremes that the numbers of each layer reach
+        logits = layers.Dense(last.units)  # of probabilities 256 are too few near 0 and 1
+        model = keras.Model(photo, logits(keras.Model(net.model.inputs, last.input)(photo)))
+        logits.set_weights(last.get_weights())
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
         few = photos[:: math.ceil(len(photos) / 500)]
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([to_float(photo[None])] for photo in few)
@@ -2649,7 +2659,7 @@ def prepare_streams():
 
 def main(argv=None):
     """The program; returns the exit code."""
-    return run_guarded(lambda: run(build_parser().parse_args(argv)))
+    return run_guarded(lambda: run(build_parser().parse_intermixed_args(argv)))
 
 
 if __name__ == "__main__":
