@@ -1363,12 +1363,14 @@ class Predictor:
 
     `forward` gives the net's own outputs, float32 (N, 1) or (N, K), `info` is its metadata. Raises
     CatDogError for what is no number. Test-time augmentation (TTA): an answer below TTA_CONFIDENCE
-    becomes the mean with that for the mirror image, if the net learned from such.
+    becomes the mean with that for the middle of the photo in the mirror, enlarged: so it is what
+    crops have shown, if the net learned from such.
     """
 
     def __init__(self, forward, info):
         self.forward, self.info, recipe = forward, info, info["recipe"]
         self.tta = recipe.get("recipe") == "best" and recipe.get("augment")
+        self.margin = 0 if ARCHITECTURES[info["architecture"]].crop else 0.1  # of a side
 
     def __call__(self, photos, batch_size=64):
         found = [np.empty((0, len(self.info["classes"])))]
@@ -1377,12 +1379,21 @@ class Predictor:
             answers = self.look(batch)
             doubtful = answers.max(axis=1) < TTA_CONFIDENCE  # (B,)
             if self.tta and doubtful.any():
-                answers[doubtful] = (answers[doubtful] + self.look(batch[doubtful, :, ::-1])) / 2
+                answers[doubtful] = (
+                    answers[doubtful] + self.look(self.closer(batch[doubtful]))
+                ) / 2
             found.append(answers)
         found = expect_others(np.concatenate(found), self.info)  # (N, K)
         if not np.isfinite(found).all():
             raise CatDogError("the net gives answers that are no numbers", "Train anew")
         return apply_temperature(found, self.info["temperature"])
+
+    def closer(self, photos):
+        """The middle of photos in the mirror, at the same size."""
+        size = photos.shape[1]
+        first, last = round(size * self.margin), round(size * (1 - self.margin))  # pixels
+        cuts = (Image.fromarray(photo[first:last, first:last][:, ::-1]) for photo in photos)
+        return np.stack([cut.resize((size, size), Image.Resampling.BILINEAR) for cut in cuts])
 
     def look(self, photos):
         """What the net itself says of photos (B, S, S, 3): float64 (B, K)."""
