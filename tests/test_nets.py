@@ -190,7 +190,7 @@ SAVED = ["default", "features", "happy", "mnist"]
 )
 def test_a_saved_net_loads_whatever_trained_then_and_trains_now(name, tmp_path):
     model, other = scrambled(name, 3), build_model(name, SMALL, 3)
-    size, channels = model.input_shape[1], model.input_shape[3]
+    size = program.image_size(name, SMALL)
     photos = np.random.default_rng(1).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     photos[..., 1:] = photos[..., :1]  # grey, so that it is plain what a net of grey ones sees
     for trains in (True, False):
@@ -209,7 +209,7 @@ def test_a_saved_net_loads_whatever_trained_then_and_trains_now(name, tmp_path):
     classifier.load_weights()
     assert (classifier.settings.model, classifier.classes) == (name, tuple("abc"))
     assert classifier.size == size
-    expected = answers(model, photos[..., :channels])
+    expected = answers(model, photos)
     assert classifier.predictor.forward(photos) == pytest.approx(expected, abs=1e-5)
 
 

@@ -186,7 +186,7 @@ def test_a_training_that_is_stopped_does_not_know_how_far_it_can_be_relied_on(
     classifier = small(tmp_path, epochs=1)
     classifier.train(dataset)
     assert classifier.info["risk_coverage"] and classifier.info["temperature"] != 1
-    play(monkeypatch, [0.9, 1e-9, 1.0], interrupt_in=3)
+    play(monkeypatch, [0.9, 1.0], interrupt_in=2)
     classifier.settings = program.replace(classifier.settings, epochs=2)
     classifier.train(dataset)
     info = program.read_metadata(tmp_path / "net.h5", classifier.settings)
