@@ -82,7 +82,7 @@ class Settings:
     weights: str = option("CatDogClassifier_model.h5", "weights to write or to read")
     model: str = option("default", "architecture of the net, see below")
     base: str = option("vgg16", "pretrained net in those that have one, box: the shipped one")
-    base_weights: str = option("imagenet", "its weights: imagenet, none, or a file")
+    base_weights: str = option("imagenet", "its weights: imagenet, box, none, or a file")
     recipe: str = option("best", "as measured best, or as the tutorials do", choices=RECIPE_NAMES)
     epochs: int = option(30, "passes over the photos at most; best: 30 to 100, more if few", 1)
     steps: int = option(0, "training steps in an epoch; 0: one pass over the photos", 0)
@@ -938,9 +938,10 @@ def resolve_settings(given):
     if given.get("base") == "box":  # the net that comes with the program, unless a file is named
         given = {"base_weights": "box", **given, "base": "efficientnet-lite0"}
     asked = Settings(**given)
-    for flag, name, table in (("model", asked.model, ARCHITECTURES), ("base", asked.base, BASES)):
+    kinds = ("model", asked.model, ARCHITECTURES, []), ("base", asked.base, BASES, ["box"])
+    for flag, name, table, more in kinds:
         if name not in table:
-            raise UsageError(f"--{flag} {name} is none of {', '.join(table)}")
+            raise UsageError(f"--{flag} {name} is none of {', '.join([*table, *more])}")
     if asked.model == "imagenet" and not BASES[asked.base].module:
         raise UsageError(f"{asked.base} has no classes of its own", "Name another --base")
     kind = ARCHITECTURES[asked.model]
@@ -1363,8 +1364,8 @@ class Predictor:
 
     `forward` gives the net's own outputs, float32 (N, 1) or (N, K), `info` is its metadata. Raises
     CatDogError for what is no number. Test-time augmentation (TTA): an answer below TTA_CONFIDENCE
-    becomes the mean with that for the middle of the photo in the mirror, enlarged: so it is what
-    crops have shown, if the net learned from such.
+    becomes the mean with that for its enlarged middle in the mirror, as large as training has shown
+    it, if that was by the recipe "best".
     """
 
     def __init__(self, forward, info):
@@ -1379,9 +1380,8 @@ class Predictor:
             answers = self.look(batch)
             doubtful = answers.max(axis=1) < TTA_CONFIDENCE  # (B,)
             if self.tta and doubtful.any():
-                answers[doubtful] = (
-                    answers[doubtful] + self.look(self.closer(batch[doubtful]))
-                ) / 2
+                second = self.look(self.closer(batch[doubtful]))
+                answers[doubtful] = (answers[doubtful] + second) / 2
             found.append(answers)
         found = expect_others(np.concatenate(found), self.info)  # (N, K)
         if not np.isfinite(found).all():
