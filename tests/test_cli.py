@@ -183,7 +183,7 @@ LAYOUT = "Expected {}/{{train,validation,test}}/{{cat,dog}}"
     ("line", "code", "words"),
     [
         ("--model x", 2, f"--model x is none of {', '.join(program.ARCHITECTURES)}\n"),
-        ("--base vgg19", 2, f"--base vgg19 is none of {', '.join(program.BASES)}\n"),
+        ("--base vgg19", 2, f"--base vgg19 is none of {', '.join([*program.BASES, 'box'])}\n"),
         ("-f none.jpg --weights none.h5", 1, "no weights at none.h5. Train first: python Cat"),
         ("-d empty", 1, "there are no photos in empty"),
         ("--evaluate -d empty", 2, "these are two actions. Say one after the other"),
