@@ -480,6 +480,24 @@ def shares(path, folder):
     return [share for row in rows for share in row.probabilities.values()]
 
 
+def test_what_8_bits_would_spoil_is_answered_in_32_and_that_is_said(
+    litert, dataset, tmp_path, monkeypatch, capsys
+):
+    whole = program.to_litert
+
+    def spoilt(net, photos=()):
+        """In 8 bits a net that always says dog."""
+        other = program.build_model(net.info["architecture"], net.info["base"], 2)
+        other.layers[-1].bias.assign([99.0])
+        return whole(net._replace(model=other) if len(photos) else net, photos)
+
+    classifier = small(tmp_path, epochs=2, quiet=False, precision="auto")
+    for make, said in ((whole, False), (spoilt, True)):
+        monkeypatch.setattr(program, "to_litert", make)
+        classifier.train(dataset)
+        assert ("it answers in 32" in capsys.readouterr().err) is said
+
+
 def test_litert_follows_the_weights_file(litert, own_cache, dataset, untrained):
     before, content = shares(untrained, dataset / "test"), Path(untrained).read_bytes()
     other = program.build_model("happy", "vgg16", 2)

@@ -214,7 +214,7 @@ def quantise(chosen, weights):
     classifier.load_weights()
     listed = list_split(chosen.work / "photos", "validation")
     photos = load_photos(listed, classifier.size, classifier.console)
-    content = smallest_litert(classifier.net, *photos)
+    content = smallest_litert(classifier.net, print, *photos)
     forwards = keras_forward(classifier.model), litert_forward(content)
     exact, found = (Predictor(each, classifier.info)(photos[0]).argmax(1) for each in forwards)
     for name, answers in (("by Keras", exact), ("as LiteRT", found)):
