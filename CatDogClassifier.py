@@ -221,6 +221,10 @@ class Lazy:
         except ModuleNotFoundError as error:
             raise CatDogError(f"{error.name} is not installed", f"Run: {self.fix}") from None
 
+    def need(self):
+        """Import it now, or say what is missing: sooner than in the middle of the work."""
+        return self.__name__
+
 
 tf, h5py = Lazy("tensorflow"), Lazy("h5py")
 keras, layers, ops = Lazy("keras"), Lazy("keras.layers"), Lazy("keras.ops")
@@ -521,7 +525,7 @@ def write_file(path, content, flag="--weights"):
             trial.touch()
             trial.unlink()
     except OSError as error:
-        fix = f"Make room, or n{fix[1:]}" if error.errno == errno.ENOSPC else fix
+        fix = "Make room" if error.errno == errno.ENOSPC else fix
         raise CatDogError(f"cannot write {path}: {reason(error)}", fix) from None
 
 
@@ -938,10 +942,9 @@ def resolve_settings(given):
     if given.get("base") == "box":  # the net that comes with the program, unless a file is named
         given = {"base_weights": "box", **given, "base": "efficientnet-lite0"}
     asked = Settings(**given)
-    kinds = ("model", asked.model, ARCHITECTURES, []), ("base", asked.base, BASES, ["box"])
-    for flag, name, table, more in kinds:
-        if name not in table:
-            raise UsageError(f"--{flag} {name} is none of {', '.join([*table, *more])}")
+    for flag, known in (("model", [*ARCHITECTURES]), ("base", [*BASES, "box"])):
+        if (name := getattr(asked, flag)) not in known:
+            raise UsageError(f"--{flag} {name} is none of {', '.join(known)}")
     if asked.model == "imagenet" and not BASES[asked.base].module:
         raise UsageError(f"{asked.base} has no classes of its own", "Name another --base")
     kind = ARCHITECTURES[asked.model]
@@ -1503,6 +1506,7 @@ def parse_metadata(text, settings):
         raise ValueError("it is of a net that this program does not know")
     kinds = {"classes": list, "summary": dict, "recipe": dict, "risk_coverage": list}
     whole = all(isinstance(info[name], kind) for name, kind in kinds.items())
+    whole = whole and info["recipe"].get("recipe", "best") in list(RECIPES)
     if not whole or not 2 <= len(classes) <= MAX_CLASSES or classes != sorted(set(classes)):
         raise ValueError("what it says about itself is damaged")
     if odd := [name for name in classes if not is_folder_name(name)]:  # photos are sorted into them
@@ -1741,8 +1745,8 @@ def litert_predictor(path, settings, derive=None):
                 return Predictor(litert_forward(found), info)
         with open_regular(path) as file:
             state = digest(PROGRAM, settings.model, settings.base, settings.precision, file.read())
-        for kept in cache.glob(f"{state}-*.tflite"):  # its name ends with its digest
-            if not derive and kept.stem.endswith(digest(found := kept.read_bytes())):
+        for cached in cache.glob(f"{state}-*.tflite"):  # its name ends with its digest
+            if not derive and cached.stem.endswith(digest(found := cached.read_bytes())):
                 return Predictor(litert_forward(found), info)
         exact = not derive or settings.precision == "float32"
         content = to_litert(load_net(path, settings)) if exact else derive()
@@ -1771,7 +1775,8 @@ def export_net(net, path):
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         part = os.path.join(folder, f"net{kind}")
         if kind == ".onnx":
-            assert [each.__name__ for each in (onnx, tf2onnx, onnxruntime)]  # or that is said
+            for extra in (onnx, tf2onnx, onnxruntime):
+                extra.need()
             model.export(part, "onnx", verbose=False)
             graph = onnx.load(part)
             onnx.helper.set_model_props(graph, {"CatDogClassifier": json.dumps(about)})
@@ -1843,6 +1848,14 @@ def layer_activations(model, photo):
     found = inner(to_float(photo[None]), training=False)
     found = found if isinstance(found, list) else [found]  # Keras gives one output bare
     return [(layer.name, np.float32(maps[0])) for layer, maps in zip(shown, found, strict=True)]
+
+
+def augmented_versions(photo, augment, side, seed, count=16):
+    """So many versions of a photo, uint8 (S, S, 3), as training sees it: (side, side, count, 3)."""
+    photos = np.repeat(photo[None], count, axis=0)  # (count, S, S, 3)
+    photos, changes = draw_changes(np.random.default_rng(seed), photos, augment)
+    changed = np.asarray(warp(photos, changes, side))  # (count, side, side, 3) in 0..1
+    return np.rint(changed * 255).astype(np.uint8).transpose(1, 2, 0, 3)
 
 
 # ==================================================================================================
@@ -2267,13 +2280,9 @@ class CatDogClassifier:
         (answer,) = self.predict([path])
         heat = overlay_heatmap(whole, grad_cam(self.model, photo, self.classes.index(answer.label)))
         said = f"{os.path.basename(path)[-40:]}: {answer.label} {percent(answer.confidence)}"
-        recipe, seed = self.info["recipe"].get("recipe"), self.settings.seed or 0
-        recipe = recipe if recipe in list(RECIPES) else "best"
+        recipe, seed = self.info["recipe"].get("recipe", "best"), self.settings.seed or 0
         side = ARCHITECTURES[self.settings.model].crop
-        photos = np.repeat(photo[None], 16, axis=0)  # (16, S, S, 3): as training sees it
-        photos, changes = draw_changes(np.random.default_rng(seed), photos, RECIPES[recipe].augment)
-        versions = np.rint(np.asarray(warp(photos, changes, side)) * 255).astype(np.uint8)
-        versions = tile(versions.transpose(1, 2, 0, 3), 4)
+        versions = tile(augmented_versions(photo, RECIPES[recipe].augment, side, seed), 4)
         figures = {"heatmap": draw_pictures([(f"{said}, seen most where it is red", heat)])}
         figures["activations"] = draw_activations(self.model, photo)  # what its layers make of it
         title = f"as training by the recipe {recipe} sees it, anew each time"

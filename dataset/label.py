@@ -37,7 +37,8 @@ from CatDogClassifier import CatDogError, UsageError  # noqa: E402
 ATTEMPTS = 3  # at a part; whoever dies more often than that has met a photo that kills it
 fsspec = program.Lazy("fsspec", "pip install fsspec, and s3fs or gcsfs")  # extras
 ray = program.Lazy("ray", 'pip install "ray[default]"')
-pyarrow, parquet = program.Lazy("pyarrow", "pip install pyarrow"), program.Lazy("pyarrow.parquet")
+pyarrow = program.Lazy("pyarrow", "pip install pyarrow")
+parquet = program.Lazy("pyarrow.parquet", pyarrow.fix)
 
 
 # ==================================================================================================
@@ -165,8 +166,7 @@ def label_part(paths, given, ending=".jsonl"):
     if ending == ".jsonl":
         return "".join(json.dumps(row) + "\n" for row in rows).encode()
     rows = [{**row, "path": program.escape_control(row["path"])} for row in rows]
-    table = pyarrow.Table.from_pylist(rows)
-    parquet.write_table(table, sink := pyarrow.BufferOutputStream())
+    parquet.write_table(pyarrow.Table.from_pylist(rows), sink := pyarrow.BufferOutputStream())
     return sink.getvalue().to_pybytes()
 
 
@@ -261,8 +261,7 @@ def result_of(task):
     try:
         return ray.get(task)
     except ray.exceptions.RayTaskError as error:
-        cause = program.reason(error.cause)
-        raise CatDogError(f"a node cannot answer: {cause}", "See to it, and start again") from None
+        raise CatDogError(f"a node cannot answer: {program.reason(error.cause)}") from None
     except ray.exceptions.RayError:
         return None
 
@@ -311,7 +310,8 @@ def main(argv=None):
     chosen = build_parser().parse_args(argv)
     if min(chosen.part, chosen.cores) < 1:
         raise UsageError("--part and --cores must be 1 or more")
-    assert (not chosen.ray or ray.init) and (not chosen.parquet or parquet.write_table)
+    for extra in [ray] * bool(chosen.ray) + [pyarrow] * chosen.parquet:
+        extra.need()
     given = {"weights": chosen.weights and os.path.abspath(chosen.weights), "unsure": chosen.unsure}
     given = (("quiet", chosen.quiet), *((k, v) for k, v in given.items() if v is not None))
     classifier = program.CatDogClassifier(**dict(given))

@@ -208,7 +208,8 @@ def test_what_is_not_installed_is_named(label, holiday):
         env = {"PYTHONPATH": os.pathsep.join((str(holiday.parent), str(REPO)))}
         code, out, err = label(holiday, name, *flags, env=env)
         assert (code, out, err.count("\n")) == (1, "", 1)
-        assert "is not installed. Run: pip install" in err
+        assert f"{name} is not installed. Run: pip install " in err
+        assert f"{name}" in err.partition("Run: ")[2]
 
 
 # An object store: a local server of the S3 API. ---------------------------------------------------

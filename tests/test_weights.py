@@ -198,6 +198,7 @@ def test_an_export_answers_as_the_net_and_says_its_classes(kind, run, colours, d
         pytest.importorskip(name, reason=f"pip install {name.replace('_', '-')}")
     target = tmp_path / f"net{kind}"
     assert run("--weights", colours, "--export", target, "-q") == (0, f"exported {target}\n", "")
+    assert run("--weights", colours, "--export", target, "-q")[0] == 0  # it is ours to replace
     rows = CatDogClassifier(weights=colours).predict(dataset / "test")
     photos = np.stack([program.read_photo(row.path, 64) for row in rows])
     pixels = photos.astype(np.float32) / 255
