@@ -808,27 +808,22 @@ def warp(photos, affines, side=None):
     """Apply one affine map to each photo, bilinear: (N, S, S, 3) uint8 in, float32 0..1 out.
 
     The result has `side` pixels a side, by default S; the edges are repeated. Rows of more than
-    six change the colours as well: c -> clip(gain * c + lift). Plain arithmetic, which XLA makes
-    one pass of, several times as fast as TensorFlow's own operation (tests/measure/benchmark.py).
+    six change the colours as well: c -> clip(gain * c + lift).
     """
-    count, size, channels = tf.shape(photos)[0], photos.shape[1], photos.shape[-1]
+    size = photos.shape[1]
     side = side or size
-    row = (np.arange(side, dtype=np.float32) + 0.5) * (size / side) - 0.5  # (side,): pixels to make
-    xx, xy, x0, yx, yy, y0 = (affines[:, i, None, None] for i in range(6))  # (N, 1, 1) each
-    x = tf.clip_by_value(xx * row + xy * row[:, None] + x0, 0, size - 1)  # (N, S, S)
-    y = tf.clip_by_value(yx * row + yy * row[:, None] + y0, 0, size - 1)
-    left, top = tf.minimum(tf.floor(x), size - 2), tf.minimum(tf.floor(y), size - 2)
-    flat = tf.reshape(photos, (-1, channels))  # (N * S * S, C): one index finds a pixel
-    line = tf.cast(top, tf.int32) + size * tf.range(count)[:, None, None]
-    first = tf.cast(left, tf.int32) + size * line  # (N, S, S): the pixel left above
-    four = (tf.gather(flat, first + offset) for offset in (0, 1, size, size + 1))
-    a, b, c, d = (tf.cast(pixels, tf.float32) for pixels in four)  # two above, two below
-    across, down = (x - left)[..., None], (y - top)[..., None]  # (N, S, S, 1) in 0..1
-    upper, lower = a + (b - a) * across, c + (d - c) * across  # (N, S, S, 3)
-    pixels = (upper + (lower - upper) * down) / 255.0  # (N, S, S, 3) in 0..1
+    step = size / side  # pixels of the photo between two of the result
+    first = (step - 1) / 2  # where its first one lies: half a step from the edge, less half a pixel
+    scale = np.float32([[step, 0, first], [0, step, first], [0, 0, 1]])
+    maps = tf.pad(affines[:, :6] @ np.kron(np.eye(2, dtype=np.float32), scale), ((0, 0), (0, 2)))
+    how = {"interpolation": "BILINEAR", "fill_mode": "NEAREST", "fill_value": 0.0}
+    pixels = tf.cast(photos, tf.float32) / 255.0
+    pixels = tf.raw_ops.ImageProjectiveTransformV3(
+        images=pixels, transforms=maps, output_shape=(side, side), **how
+    )  # (N, side, side, 3) in 0..1
     if affines.shape[1] == 6:
         return pixels
-    gains, lift = affines[:, None, None, 6 : 6 + channels], affines[:, None, None, 9:10]
+    gains, lift = affines[:, None, None, 6:9], affines[:, None, None, 9:10]
     return tf.clip_by_value(pixels * gains + lift, 0, 1)
 
 
@@ -852,7 +847,6 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
     scale = 255.0 if photos.dtype == np.uint8 else 1.0
     counts = np.bincount(labels[:, 0].astype(int), minlength=classes)  # (K,)
     weights = (count / (classes * counts)).astype(np.float32)  # (K,): N / Kn for a class of n
-    compiled = tf.function(warp, jit_compile=True)
 
     def draw():
         """Yield one epoch, each batch as `finish` takes it."""
@@ -866,7 +860,7 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
         """A batch as the net takes it."""
         places = tf.cast(labels, tf.int32)  # (B, 1)
         hot = tf.one_hot(places[:, 0], classes) if classes > 2 else labels
-        changed = compiled(batch, affines, side) if augment else None
+        changed = warp(batch, affines, side) if augment else None
         batch = tf.cast(batch, tf.float32) / scale if changed is None else changed
         return (batch, hot) if np.ptp(counts) == 0 else (batch, hot, tf.gather(weights, places))
 

@@ -71,29 +71,13 @@ def decode(options, size=SIZE):
     )
 
 
-def augment(options, operation=False):
-    """The augmentation of a batch; or TensorFlow's own operation for the same maps."""
+def augment(options):
+    """The augmentation of a batch."""
     program.start_tensorflow(program.Settings())
     import tensorflow as tf
 
-    def project(photos, affines):
-        return (
-            tf.raw_ops.ImageProjectiveTransformV3(
-                images=tf.cast(photos, tf.float32),
-                transforms=tf.concat([affines, tf.zeros((BATCH, 2))], axis=1),
-                output_shape=(SIZE, SIZE),
-                fill_value=0.0,
-                interpolation="BILINEAR",
-                fill_mode="NEAREST",
-            )
-            / 255.0
-        )
-
-    warp = tf.function(project if operation else program.warp, jit_compile=not operation)
-    affines, photos = (
-        program.draw_affines(np.random.default_rng(0), BATCH, SIZE),
-        resident_batch()[0],
-    )
+    affines = program.draw_affines(np.random.default_rng(0), BATCH, SIZE)
+    warp, photos = tf.function(program.warp), resident_batch()[0]
     return rates(100 * BATCH, lambda: [warp(photos, affines) for _ in range(100)], options.repeats)
 
 
@@ -501,7 +485,6 @@ def build(options):
 STAGES = {  # name: (what it says, function, further arguments, unit)
     "decode": ("reading originals (D)", decode, (), "photos/s"),
     "augment": ("augmenting a batch", augment, (), "photos/s"),
-    "augment-op": ("the same, ImageProjectiveTransformV3", augment, (True,), "photos/s"),
     "step": ("bare training step", step, (), "photos/s"),
     "forward": ("forward pass, float32 (F)", forward, (), "photos/s"),
     "forward-litert": ("forward pass, LiteRT", forward, (True,), "photos/s"),
