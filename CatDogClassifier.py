@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["tensorflow>=2.20", "keras>=3.12", "numpy>=1.26.4", "matplotlib>=3.8",
+# dependencies = ["tensorflow>=2.20", "keras>=3.13", "numpy>=1.26.4", "matplotlib>=3.8",
 #     "pillow>=11"]
 # ///
 """CatDogClassifier: tell cats from dogs with a small convolutional net, in one file to read.
@@ -959,41 +959,25 @@ def default_epochs(settings, count, is_synthetic):
 
 
 def muon():
-    """The optimizer Muon for convolutions (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+    """Keras' optimizer Muon, for kernels of convolutions (kellerjordan.github.io/posts/muon, 2024).
 
     What a kernel is moved by is made orthogonal first, so that it learns in all directions and not
-    in the strongest alone; all else gets AdamW, to which Keras' own Muon leaves convolutions too.
+    in the strongest alone; all else gets AdamW.
     """
 
-    class Muon(keras.optimizers.AdamW):
-        """Kernels of convolutions have four axes: height, width, channels in and out."""
+    class Muon(keras.optimizers.Muon):
+        """Those have four axes: height, width, channels in and out."""
 
-        def update_step(self, gradient, variable, learning_rate):
-            """What Keras calls for each variable."""
-            if len(variable.shape) != 4:
-                super().update_step(gradient, variable, learning_rate)
-                return
-            momentum = self._momentums[self._get_variable_index(variable)]
-            self.assign(momentum, 0.95 * momentum + gradient)  # 0.95 is Jordan's
-            matrix = ops.reshape(0.95 * momentum + gradient, (-1, variable.shape[-1]))  # (9 C, C')
+        def _should_use_adamw(self, variable):
+            return len(variable.shape) != 4
+
+        def zeropower_via_newtonschulz5(self, x, steps):
+            matrix = ops.reshape(x, (-1, x.shape[-1]))  # (9 C, C')
+            change = super().zeropower_via_newtonschulz5(matrix, steps)
             # As long as AdamW's, whose learning rates it takes (Liu et al. 2025, arXiv:2502.16982).
-            change = orthogonalize(matrix) * 0.2 * max(matrix.shape) ** 0.5  # (9 C, C')
-            self.assign_sub(variable, learning_rate * ops.reshape(change, variable.shape))
+            return ops.reshape(change, x.shape) * 0.2 * max(matrix.shape) ** 0.5
 
-    return Muon()
-
-
-def orthogonalize(matrix):
-    """About U V' of a matrix U S V' (rows, columns): five Newton-Schulz steps, numbers Jordan's."""
-    # Singular values become 0.7 to 1.2. The steps are done on M'M, which is far smaller than M.
-    matrix = matrix / (ops.norm(matrix) + 1e-7)  # singular values at most 1
-    one = ops.eye(matrix.shape[-1])  # (columns, columns)
-    square, product = ops.matmul(ops.transpose(matrix), matrix), one
-    for _ in range(5):
-        factor = 3.4445 * one - 4.775 * square + 2.0315 * ops.matmul(square, square)
-        square = ops.matmul(ops.matmul(square, factor), factor)
-        product = ops.matmul(product, factor)
-    return ops.matmul(matrix, product)  # (rows, columns)
+    return Muon(rms_rate=None)  # its own scaling is for two axes
 
 
 def compile_model(model, settings, steps=0):
@@ -1004,8 +988,8 @@ def compile_model(model, settings, steps=0):
         phases = {"warmup_target": rate, "warmup_steps": 0.1 * steps, "decay_steps": 0.9 * steps}
         rate = keras.optimizers.schedules.CosineDecay(0.0, **phases)  # along half a cosine
     optimizer.learning_rate = rate
-    if isinstance(optimizer, keras.optimizers.AdamW):
-        optimizer.weight_decay = 0.5  # kernels shrink by this times the rate in each step
+    if settings.optimizer in ("muon", "adamw"):  # kernels shrink by this times the rate in a step
+        optimizer.weight_decay = optimizer.adam_weight_decay = 0.5
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     two = model.output_shape[-1] == 1  # classes: one sigmoid
     loss = "binary_crossentropy" if two else "categorical_crossentropy"
