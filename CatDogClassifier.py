@@ -844,36 +844,31 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
     `steps` of an epoch, 0 for one pass; `side` of augmented photos in pixels, where that is not S.
     """
     wanted, count = steps * batch_size or len(photos), len(photos)
-    scale = 255.0 if photos.dtype == np.uint8 else 1.0
     counts = np.bincount(labels[:, 0].astype(int), minlength=classes)  # (K,)
     weights = (count / (classes * counts)).astype(np.float32)  # (K,): N / Kn for a class of n
+    equal, hot = np.ptp(counts) == 0, np.eye(classes, dtype=np.float32)  # (K, K)
 
     def draw():
-        """Yield one epoch, each batch as `finish` takes it."""
+        """Yield the batches of one epoch."""
         passes = range(0, wanted, count)
         order = [np.arange(count) if rng is None else rng.permutation(count) for _ in passes]
         for rows in np.split(np.concatenate(order)[:wanted], range(batch_size, wanted, batch_size)):
-            batch, affines = draw_changes(rng, np.asarray(photos[rows]), augment)
-            yield batch, labels[rows], affines
+            batch, places = np.asarray(photos[rows]), labels[rows].astype(int)  # (B, 1)
+            if augment:
+                batch = warp(*draw_changes(rng, batch, augment), side)
+            elif photos.dtype == np.uint8:
+                batch = to_float(batch)
+            answers = hot[places[:, 0]] if classes > 2 else labels[rows]
+            yield (batch, answers) if equal else (batch, answers, weights[places])
 
-    def finish(batch, labels, affines):
-        """A batch as the net takes it."""
-        places = tf.cast(labels, tf.int32)  # (B, 1)
-        hot = tf.one_hot(places[:, 0], classes) if classes > 2 else labels
-        changed = warp(batch, affines, side) if augment else None
-        batch = tf.cast(batch, tf.float32) / scale if changed is None else changed
-        return (batch, hot) if np.ptp(counts) == 0 else (batch, hot, tf.gather(weights, places))
-
-    width = augment(np.random.default_rng(0), 1, 2).shape[1] if augment else 0
-    shapes, floats = ((None, *photos.shape[1:]), (None, 1), (None, width)), [tf.float32] * 2
-    signature = tuple(map(tf.TensorSpec, shapes, [photos.dtype, *floats]))
+    shape = (side, side, 3) if augment and side else photos.shape[1:]
+    shapes = [shape, [classes if classes > 2 else 1], [1]][: 2 if equal else 3]
+    signature = tuple(tf.TensorSpec((None, *each)) for each in shapes)  # float32
     batches = tf.data.Dataset.from_generator(draw, output_signature=signature)
     length = tf.data.experimental.assert_cardinality(math.ceil(wanted / batch_size))
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread can hold up the end of an epoch for seconds
-    options.threading.max_intra_op_parallelism = os.cpu_count()  # or augmentation has one core
-    batches = batches.apply(length).map(finish, num_parallel_calls=os.cpu_count())
-    return batches.prefetch(2).with_options(options)
+    return batches.apply(length).prefetch(2).with_options(options)
 
 
 # ==================================================================================================
@@ -1228,16 +1223,15 @@ def announce(trainer, data, device):
 def classification_scores(probabilities, labels):
     """How well probabilities (N, K) agree with labels (N, 1), places of classes: a dict.
 
-    correct, total, accuracy in 0..1 and its 95 % interval; by_class: [correct, total] of each;
-    loss: the mean cross-entropy, natural logarithm, of probabilities no smaller than 1e-7.
+    correct, total, accuracy in 0..1 and its 95 % interval; loss: the mean cross-entropy, natural
+    logarithm, of probabilities no smaller than 1e-7.
     """
-    truth, classes = labels[:, 0].astype(int), range(probabilities.shape[1])
+    truth = labels[:, 0].astype(int)
     right = probabilities.argmax(axis=1) == truth  # (N,)
     correct, total = int(right.sum()), len(labels)
     loss = float(-np.log(probabilities[np.arange(total), truth].clip(1e-7, 1 - 1e-7)).mean())
-    counts = [[int(right[truth == k].sum()), int((truth == k).sum())] for k in classes]
     scores = {"correct": correct, "total": total, "accuracy": correct / total}
-    return scores | {"interval": wilson(correct, total), "loss": loss, "by_class": counts}
+    return scores | {"interval": wilson(correct, total), "loss": loss}
 
 
 def wilson(correct, total, z=1.959964):
@@ -1327,19 +1321,6 @@ TTA_CONFIDENCE = 0.95  # below it a second look pays
 NEITHER = "neither"  # a class of photos that show nothing of the other ones
 
 
-def expect_others(probabilities, info):
-    """Probabilities (N, K) of a net that knows neither, where that is nine of ten photos.
-
-    It learned from all classes alike; where they come in other shares, the odds of each change as
-    its share does (Saerens, Latinne and Decaestecker 2002, Neural Computation 14, equation 4).
-    """
-    if NEITHER not in info["classes"]:
-        return probabilities
-    times = 9 * (len(info["classes"]) - 1)  # 0.9 to one of the others, which have 0.1 together
-    found = probabilities * [times if name == NEITHER else 1 for name in info["classes"]]
-    return found / found.sum(axis=1, keepdims=True)
-
-
 class Predictor:
     """What answers for a net: uint8 photos (N, S, S, 3) -> probabilities, float64 (N, K).
 
@@ -1353,6 +1334,11 @@ class Predictor:
         self.forward, self.info, recipe = forward, info, info["recipe"]
         self.tta = recipe.get("recipe") == "best" and recipe.get("augment")
         self.margin = 0 if ARCHITECTURES[info["architecture"]].crop else 0.1  # of a side
+        # A net that knows neither learned from all classes alike; where they come in other shares,
+        # the odds of each change as its share does (Saerens, Latinne and Decaestecker 2002, Neural
+        # Computation 14, equation 4): nine of ten photos of a folder show neither.
+        times = 9 * (len(info["classes"]) - 1)  # 0.9 to one of the others, which have 0.1 together
+        self.odds = [times if name == NEITHER else 1 for name in info["classes"]]  # (K,)
 
     def __call__(self, photos, batch_size=64):
         found = [np.empty((0, len(self.info["classes"])))]
@@ -1364,7 +1350,8 @@ class Predictor:
                 second = self.look(self.closer(batch[doubtful]))
                 answers[doubtful] = (answers[doubtful] + second) / 2
             found.append(answers)
-        found = expect_others(np.concatenate(found), self.info)  # (N, K)
+        found = np.concatenate(found) * self.odds  # (N, K)
+        found /= found.sum(axis=1, keepdims=True)
         if not np.isfinite(found).all():
             raise CatDogError("the net gives answers that are no numbers", "Train anew")
         return apply_temperature(found, self.info["temperature"])
@@ -1531,25 +1518,18 @@ def read_texts(item, name):
     return [v if isinstance(v, bytes) else v.encode() for v in np.ravel(item.attrs[name]).tolist()]
 
 
-def check_plain(file):
-    """Raise ValueError unless an HDF5 file holds only its own arrays, each stored in one piece."""
+def oddity(file, count, name, link):
+    """Why an object of an HDF5 file, by its name, is not safe to read; None if it is."""
     # Links and external or virtual storage would open other files; a compressed chunk, or an array
     # that is declared but not stored, may take any amount of memory.
-    count = itertools.count(1)
-
-    def oddity(name, link):
-        """What is wrong with one object of the file, None if nothing is."""
-        many = name.count("/") > MAX_DEPTH or next(count) > MAX_ITEMS
-        if many or type(link) is not h5py.HardLink:
-            return f"{name[:80]} is a link, or one too many"
-        if not isinstance(item := file[name], h5py.Dataset):
-            return None
-        odd = item.is_virtual or item.external or item.chunks
-        odd = odd or item.id.get_storage_size() != item.size * item.id.get_type().get_size()
-        return f"{name[:80]} is stored elsewhere, or in pieces" if odd else None
-
-    if problem := file.visititems_links(oddity):
-        raise ValueError(problem)
+    many = name.count("/") > MAX_DEPTH or next(count) > MAX_ITEMS
+    if many or type(link) is not h5py.HardLink:
+        return f"{name[:80]} is a link, or one too many"
+    if not isinstance(item := file[name], h5py.Dataset):
+        return None
+    odd = item.is_virtual or item.external or item.chunks
+    odd = odd or item.id.get_storage_size() != item.size * item.id.get_type().get_size()
+    return f"{name[:80]} is stored elsewhere, or in pieces" if odd else None
 
 
 @contextlib.contextmanager
@@ -1557,7 +1537,9 @@ def open_h5(path, limit=1_000_000_000):
     """A weights file that is safe to read. Raises CatDogError for whatever is wrong with it."""
     try:
         with open_regular(path, limit) as opened, h5py.File(opened, "r") as file:
-            check_plain(file)
+            check = functools.partial(oddity, file, itertools.count(1))
+            if problem := file.visititems_links(check):
+                raise ValueError(problem)
             yield file
     except CatDogError:
         raise
@@ -1828,14 +1810,6 @@ def layer_activations(model, photo):
     return [(layer.name, np.float32(maps[0])) for layer, maps in zip(shown, found, strict=True)]
 
 
-def augmented_versions(photo, augment, side, seed, count=16):
-    """So many versions of a photo, uint8 (S, S, 3), as training sees it: (side, side, count, 3)."""
-    photos = np.repeat(photo[None], count, axis=0)  # (count, S, S, 3)
-    photos, changes = draw_changes(np.random.default_rng(seed), photos, augment)
-    changed = np.asarray(warp(photos, changes, side))  # (count, side, side, 3) in 0..1
-    return np.rint(changed * 255).astype(np.uint8).transpose(1, 2, 0, 3)
-
-
 # ==================================================================================================
 # 12. Pictures: curves, reliability, maps in a grid, the gallery page
 
@@ -1899,15 +1873,12 @@ def draw_reliability(before, after, split):
 
 
 def tile(pictures, columns=16, gap=1):
-    """Pictures, uint8 (h, w, N) or (h, w, N, 3), in rows of so many, left to right, on white."""
-    height, width, count = pictures.shape[:3]
-    rows, columns = math.ceil(count / columns), min(columns, count)
-    shape = rows * (height + gap) - gap, columns * (width + gap) - gap, *pictures.shape[3:]
-    grid = np.full(shape, 255, np.uint8)
-    for number in range(count):
-        top, left = number // columns * (height + gap), number % columns * (width + gap)
-        grid[top : top + height, left : left + width] = pictures[:, :, number]
-    return grid
+    """Pictures, uint8 (N, h, w) or (N, h, w, 3), in rows of so many, left to right, on white."""
+    columns, colours = min(columns, len(pictures)), [(0, 0)] * (pictures.ndim - 3)
+    edges = [(0, -len(pictures) % columns), (0, gap), (0, gap), *colours]  # the last row is filled
+    white = np.pad(pictures, edges, constant_values=255)
+    rows = [np.concatenate(row, axis=1) for row in np.split(white, len(white) // columns)]
+    return np.concatenate(rows)[:-gap, :-gap]
 
 
 def overlay_heatmap(photo, heat, strength=0.4):
@@ -1916,7 +1887,7 @@ def overlay_heatmap(photo, heat, strength=0.4):
     grown = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
     colours = matplotlib.colormaps["turbo"](np.clip(grown, 0, 1))[..., :3] * 255  # (H, W, 3)
     warm = np.rint((1 - strength) * photo + strength * colours).astype(np.uint8)
-    return tile(np.stack([photo, warm], axis=2), columns=2, gap=8)
+    return tile(np.stack([photo, warm]), columns=2, gap=8)
 
 
 def draw_pictures(parts, width=10):
@@ -1938,7 +1909,7 @@ def draw_activations(model, photo, most=64):
         spread = maps.std(axis=(0, 1))  # (C,); as in the tutorial: mean 128, deviation 64 each
         grey = (maps - maps.mean(axis=(0, 1))) / np.where(spread, spread, 1) * 64 + 128  # (h, w, C)
         shape, zeros = " x ".join(map(str, maps.shape)), percent((maps == 0).mean())
-        grid = tile(grey.clip(0, 255).astype(np.uint8)[..., :most])
+        grid = tile(np.moveaxis(grey.clip(0, 255).astype(np.uint8)[..., :most], 2, 0))
         parts.append((f"{layer}: {shape}, {zeros} zeros", grid))
     return draw_pictures(parts)
 
@@ -2258,13 +2229,15 @@ class CatDogClassifier:
         (answer,) = self.predict([path])
         heat = overlay_heatmap(whole, grad_cam(self.model, photo, self.classes.index(answer.label)))
         said = f"{os.path.basename(path)[-40:]}: {answer.label} {percent(answer.confidence)}"
-        recipe, seed = self.info["recipe"].get("recipe", "best"), self.settings.seed or 0
-        side = ARCHITECTURES[self.settings.model].crop
-        versions = tile(augmented_versions(photo, RECIPES[recipe].augment, side, seed), 4)
+        recipe = self.info["recipe"].get("recipe", "best")
+        rng = np.random.default_rng(self.settings.seed or 0)
+        changes = draw_changes(rng, np.repeat(photo[None], 16, axis=0), RECIPES[recipe].augment)
+        versions = np.asarray(warp(*changes, ARCHITECTURES[self.settings.model].crop))  # (16, ...)
+        versions = np.rint(versions * 255).astype(np.uint8)
         figures = {"heatmap": draw_pictures([(f"{said}, seen most where it is red", heat)])}
         figures["activations"] = draw_activations(self.model, photo)  # what its layers make of it
         title = f"as training by the recipe {recipe} sees it, anew each time"
-        return answer, figures | {"augmented": draw_pictures([(title, versions)])}
+        return answer, figures | {"augmented": draw_pictures([(title, tile(versions, 4))])}
 
 
 # ==================================================================================================
