@@ -138,8 +138,7 @@ class PhotoError(CatDogError):
 def handling_signals(handler):
     """Inside, SIGINT and SIGTERM go to this handler; only the main thread has signals."""
     main = threading.current_thread() is threading.main_thread()
-    ours = (signal.SIGINT, signal.SIGTERM) if main else ()
-    before = {number: signal.signal(number, handler) for number in ours}
+    before = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM) if main}
     try:
         yield
     finally:
@@ -195,7 +194,6 @@ class Console:
         self.width, self.drawn = len(text), now
 
     def watch(self, label, items, total):
-        """Yield the items, with a bar."""
         started = time.monotonic()
         for done, item in enumerate(items):
             self.bar(label, done, total, started)
@@ -692,7 +690,6 @@ def read_photos(paths, size, read=read_photo):
     """Yield (path, photo or PhotoError) of any iterable in order, read ahead in threads."""
 
     def attempt(path):
-        """The photo, or what is wrong with it."""
         try:
             return path, read(path, size)
         except PhotoError as error:
@@ -849,7 +846,6 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
     equal, hot = np.ptp(counts) == 0, np.eye(classes, dtype=np.float32)  # (K, K)
 
     def draw():
-        """Yield the batches of one epoch."""
         passes = range(0, wanted, count)
         order = [np.arange(count) if rng is None else rng.permutation(count) for _ in passes]
         for rows in np.split(np.concatenate(order)[:wanted], range(batch_size, wanted, batch_size)):
@@ -1016,8 +1012,8 @@ def read_data(folder, size, expected, console):
 
 def resume_key(settings, data):
     """What a training and a checkpoint must have in common, as JSON gives it back."""
-    key = {"program": PROGRAM, "photos": data.state, "classes": list(data.classes)}
-    key |= {name: getattr(settings, name) for name in RESUME_KEYS}
+    key = {"program": PROGRAM, "keras": keras.__version__, "photos": data.state}
+    key |= {"classes": list(data.classes)} | {name: getattr(settings, name) for name in RESUME_KEYS}
     if ARCHITECTURES[settings.model].transfer:
         key |= {"base": settings.base, "base_weights": settings.base_weights}
         with contextlib.suppress(OSError), open_regular(settings.base_weights) as file:
@@ -1103,7 +1099,6 @@ class Trainer:
         return file.getvalue()  # the CRCs of its zip catch a flipped bit
 
     def resume(self, about, arrays):
-        """Go on where a checkpoint was left."""
         self.state, variables = TrainingState(**about), self.variables()
         self.rng.bit_generator.state = self.state.rng  # or photos would come in another order
         for variable, array in zip(variables, arrays, strict=False):
@@ -1125,6 +1120,12 @@ class Trainer:
                 )
         self.stop_reason = "interrupted" if self.stopped else self.stop_reason
         self.console.clear()
+        if math.isinf(self.state.best_loss):
+            if not self.stopped:
+                problem = "loss or weights are no numbers from the start"
+                raise CatDogError(problem, "Try a smaller --learning-rate")
+            self.console.warn("Stopped before the first epoch was over: nothing was saved.")
+            raise KeyboardInterrupt
         self.fitted.set_weights(self.best_weights)  # the net has them too: same layers
 
     def on_signal(self, number, frame):
@@ -1149,7 +1150,6 @@ class Trainer:
             self.fitted.stop_training = self.fitted.stop_evaluating = True
 
     def end_batch(self, batch, logs):
-        """Move the bar on."""
         self.check_stop(batch, logs)
         self.done += 1  # steps
         last, epoch = self.settings.epochs, self.state.epochs + 1
@@ -1185,7 +1185,6 @@ class Trainer:
         self.fitted.stop_training = self.stop_reason is not None  # honoured by Keras
 
     def summary(self):
-        """The run in numbers and words."""
         state, seconds = self.state, self.state.seconds or [0]
         found = {"architecture": self.settings.model}
         found |= {"best_epoch": state.best_epoch, "epochs": state.epochs}
@@ -1385,7 +1384,6 @@ def litert_forward(content):
         return interpreter
 
     def answer(interpreter, photos):
-        """The outputs for photos, one after the other."""
         found = []
         for photo in photos:
             interpreter.set_tensor(given["index"], photo[None])
@@ -1412,22 +1410,18 @@ def litert_forward(content):
     return forward
 
 
-def like_a_folder(labels, classes):
-    """The rows of photos with labels (N, 1), those of neither repeated to make nine of ten."""
-    others = labels[:, 0] == classes.index(NEITHER) if NEITHER in classes else labels[:, 0] < 0
-    times = round(9 * (~others).sum() / max(others.sum(), 1))  # as in people's folders
-    return np.repeat(np.arange(len(labels)), np.where(others, max(times, 1), 1))
-
-
 def calibrate(forward, info, splits):
     """Fit the confidence of a net on validation photos, score it on all: into its metadata."""
     predictor, summary = Predictor(forward, {**info, "temperature": 1.0}), info["summary"]
     raw = {split: predictor(photos) for split, (photos, _) in splits.items() if split != "train"}
     truth = {split: splits[split][1] for split in raw}  # (N, 1) each
-    rows = like_a_folder(truth["validation"], info["classes"])
-    info["temperature"] = fit_temperature(raw["validation"][rows], truth["validation"][rows])
+    labels, classes = truth["validation"], info["classes"]
+    others = labels[:, 0] == (classes.index(NEITHER) if NEITHER in classes else -1)  # (N,)
+    times = round(9 * (~others).sum() / max(others.sum(), 1))  # makes nine of ten, as in a folder
+    rows = np.repeat(np.arange(len(labels)), np.where(others, max(times, 1), 1))
+    info["temperature"] = fit_temperature(raw["validation"][rows], labels[rows])
     found = {split: apply_temperature(raw[split], info["temperature"]) for split in raw}  # (N, K)
-    info["risk_coverage"] = risk_coverage(found["validation"][rows], truth["validation"][rows])
+    info["risk_coverage"] = risk_coverage(found["validation"][rows], labels[rows])
     summary |= {split: classification_scores(found[split], truth[split]) for split in found}
     *_, split = found
     before, after = (calibration_bins(each[split], truth[split]) for each in (raw, found))
@@ -1665,12 +1659,13 @@ def to_litert(net, photos=()):
     """A Net as LiteRT in bytes; its logits in 8 bits for what photos (N, S, S, 3) are like."""
     size, last = image_size(net.info["architecture"], net.info["base"]), net.model.layers[-1]
     photo = keras.Input(batch_shape=(1, size, size, 3))
-    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(photo, net.model(photo)))
-    if len(photos):  # 256 steps between the extremes that the numbers of each layer reach
-        logits = layers.Dense(last.units)  # of probabilities 256 are too few near 0 and 1
+    model = keras.Model(photo, net.model(photo))
+    if len(photos):  # its logits: of probabilities 256 steps are too few near 0 and 1
+        logits = layers.Dense(last.units)
         model = keras.Model(photo, logits(keras.Model(net.model.inputs, last.input)(photo)))
         logits.set_weights(last.get_weights())
-        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if len(photos):  # 256 steps between the extremes that the numbers of each layer reach
         few = photos[:: math.ceil(len(photos) / 500)]
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([to_float(photo[None])] for photo in few)
@@ -1755,15 +1750,6 @@ def export_net(net, path):
         if np.abs(found - wanted).max() > 1e-4:
             raise CatDogError(f"as {kind} this net answers otherwise", "Name another kind of file")
         write_file(path, Path(part).read_bytes(), "--export")
-
-
-def finished_net(trainer, data, device):
-    """The Net of a training that is over, with all its scores."""
-    settings, info = trainer.settings, trained_info(trainer, data)
-    info["summary"] |= {"device": device, "parameters": trainer.model.count_params()}
-    if not trainer.stopped:
-        calibrate(keras_forward(trainer.model), info, data.splits)
-    return Net(compile_model(trainer.model, settings), info)
 
 
 # ==================================================================================================
@@ -1915,21 +1901,17 @@ def draw_activations(model, photo, most=64):
 
 
 PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="generator" content="CatDogClassifier">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
+<html lang="en"><meta charset="utf-8"><meta name="generator" content="CatDogClassifier">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }}
 body {{ max-width: 70rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere }}
-pre {{ overflow-x: auto }} figure {{ margin: 0; font-size: .8rem }}
 div {{ display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)) }}
+pre {{ overflow-x: auto }} figure {{ margin: 0; font-size: .8rem }}
 img {{ width: 100%; aspect-ratio: 1; object-fit: contain }}
 </style>
 <h1>{title}</h1>
 {body}
-</html>
 """
 FIGURE = """<figure><a href="{link}"><img loading="lazy" src="{link}" alt="{words}"></a>
 <figcaption>{words}</figcaption></figure>"""
@@ -1955,7 +1937,7 @@ def write_gallery(path, title, text, sections):
 # 13. The classifier: the class that ties the rooms together
 
 HISTORY, ACCURACY, LOSS = "_history.csv", "_accuracy.png", "_loss.png"  # beside the weights
-RELIABILITY, CHECKPOINT, PREVIOUS = "_reliability.png", ".checkpoint", ".previous.h5"
+RELIABILITY, CHECKPOINT = "_reliability.png", ".checkpoint"
 
 
 def beside(weights, ending):
@@ -1980,16 +1962,13 @@ class Prediction:
 def begin_training(classifier, data, key):
     """The Trainer of a checkpoint, of the classifier's net if it has one, or of a new net."""
     settings, console, net = classifier.settings, classifier.console, classifier.net
-    weights, path = Path(settings.weights), beside(settings.weights, CHECKPOINT)
+    path = beside(settings.weights, CHECKPOINT)
     about, arrays = unpack_npz(path) if settings.resume else (None, [])
     trained = net and net.info["run"]  # made by another training, it is to go on from that
     resumes = about and about[0] == key and trained in (None, about[1]["run"])
     if settings.resume and os.path.lexists(path) and not resumes:
         console.say(f"{escape_control(path)} is no checkpoint of this training, which will")
         console.say("replace it. To keep it, press Ctrl-C and name another --weights.")
-    if weights.exists() and not resumes:
-        write_file(beside(weights, PREVIOUS), weights.read_bytes())
-        console.say(f"Earlier weights are kept as {escape_control(beside(weights, PREVIOUS))}.")
     pretrained = not (net or resumes)  # those have all weights: no base has to be downloaded
     model = new_model(settings, len(data.classes), pretrained)
     trainer = Trainer(model, settings, console)
@@ -1998,10 +1977,7 @@ def begin_training(classifier, data, key):
     if trainer.kind.transfer == "last block" and trained is None and not resumes:
         train_head(model, *data.splits["train"], settings, console)
     trainer.compile(settings.steps or math.ceil(len(data.splits["train"][1]) / settings.batch_size))
-    try:
-        trainer.resume(about[1], arrays) if resumes else None
-    except (ValueError, TypeError, LookupError) as error:  # of another Keras, or changed
-        raise CatDogError(f"{path} is damaged: {reason(error)}", "Say --no-resume") from None
+    trainer.resume(about[1], arrays) if resumes else None
     return trainer
 
 
@@ -2098,15 +2074,11 @@ class CatDogClassifier:
         validation = trainer.feed(*data.splits["validation"])
         announce(trainer, data, device)
         trainer.fit(train, validation, functools.partial(self._save, trainer, data, key))
-        if math.isinf(trainer.state.best_loss):
-            if not self.history:  # or else there is still the net of an earlier one
-                self.net = self.predictor = None
-            if trainer.stopped:
-                self.console.warn("Stopped before the first epoch was over: nothing was saved.")
-                raise KeyboardInterrupt
-            fix = "Try a smaller --learning-rate"
-            raise CatDogError("loss or weights are no numbers from the start", fix)
-        self._use(finished_net(trainer, data, device))
+        info = trained_info(trainer, data)
+        info["summary"] |= {"device": device, "parameters": trainer.model.count_params()}
+        if not trainer.stopped:
+            calibrate(keras_forward(trainer.model), info, data.splits)
+        self._use(Net(compile_model(trainer.model, self.settings), info))
         self.history = keras.callbacks.History()
         self.history.history = trainer.state.history
         self.history.epoch = list(range(trainer.state.epochs))

@@ -119,10 +119,16 @@ def test_a_training_calibrates_and_what_learned_from_mirrored_photos_looks_twice
 
 def test_confidence_is_fitted_as_if_nine_of_ten_photos_showed_neither():
     """Of 4 photos of pets and 9 of neither these count four times; of other classes each once."""
-    labels = np.array([[0], [1], [1], [0], *[[2]] * 9])
-    rows = program.like_a_folder(labels, ["cat", "dog", "neither"])
-    assert np.bincount(rows).tolist() == [1] * 4 + [4] * 9
-    assert np.array_equal(program.like_a_folder(labels, ["a", "b", "c"]), np.arange(13))
+    labels = np.array([[0], [1], [1], [0], *[[2]] * 9], np.float32)
+    photos = np.zeros((13, 8, 8, 3), np.uint8)
+
+    def answered(*classes):
+        info = program.new_info(program.Settings(), classes)
+        forward = lambda photos: np.full((len(photos), 3), 1 / 3, np.float32)  # noqa: E731
+        program.calibrate(forward, info, {"validation": (photos, labels)})
+        return info["risk_coverage"][-1][2]
+
+    assert (answered("cat", "dog", "neither"), answered("a", "b", "c")) == (4 + 9 * 4, 13)
 
 
 @pytest.mark.parametrize(
