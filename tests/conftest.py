@@ -17,21 +17,23 @@ import CatDogClassifier as program  # noqa: E402
 
 REPO = Path(__file__).resolve().parent.parent
 PROGRAM = REPO / "CatDogClassifier.py"
+posix = pytest.mark.skipif(os.name == "nt", reason="not on Windows")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="as Linux does it")
 REAL = Path(os.environ.get("CATDOG_REAL_PHOTOS", REPO.parent / "shared" / "data"))
 
 
 def tint(label, rng, size=24):
     """A photo that a net learns at once: cats are reddish, dogs bluish, with noise."""
     pixels = rng.integers(0, 120, (size, size, 3), dtype=np.uint8)
-    pixels[..., 0 if label == "cat" else 2] += 130
+    pixels[..., {"cat": 0, "red": 0, "green": 1}.get(label, 2)] += 130
     return Image.fromarray(pixels)
 
 
-def make_dataset(folder, counts, seed=0, relabel=None):
+def make_dataset(folder, counts, seed=0, relabel=None, labels=("cat", "dog")):
     """DATASET/{split}/{cat,dog}/N.png of tinted photos; `relabel(label, number)` may move one."""
     rng = np.random.default_rng(seed)
     for split, count in counts.items():
-        for label in ("cat", "dog"):
+        for label in labels:
             for number in range(count):
                 where = relabel(label, number) if relabel else label
                 path = Path(folder, split, where, f"{label}.{number}.png")
@@ -112,6 +114,19 @@ def run(capsys):
         return code, captured.out, captured.err
 
     return call
+
+
+def refusal(done, code=1):
+    """The line on stderr of a run that printed nothing else: of (exit code, stdout, stderr)."""
+    found, out, err = done
+    assert (found, out, err.count("\n")) == (code, "", 1)
+    return err
+
+
+def tree(folder):
+    """All files under a folder: {path: content}."""
+    files = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +19,9 @@ from PIL import Image, ImageDraw, features
 
 import CatDogClassifier as program
 from CatDogClassifier import PhotoError, list_photos, list_split, read_photo, read_photos
-from conftest import make_dataset, python, tint
+from conftest import linux, make_dataset, posix, python, refusal, tint
 from dataset import labels
 
-posix = pytest.mark.skipif(os.name == "nt", reason="not on Windows")
-linux = pytest.mark.skipif(sys.platform != "linux", reason="as Linux does it")
 HALVES = np.zeros((8, 8), np.uint8)
 HALVES[:, 4:] = 255  # black left, white right
 WIDE = 65535 // 255  # from 8 to 16 bits
@@ -92,10 +91,9 @@ def test_a_cycle_of_links_ends_and_is_left_out_of_a_training(tmp_path, capsys):
 
 @posix
 def test_folders_may_lie_deeper_than_python_calls_functions(tmp_path):
-    deep = os.path.join(tmp_path, *["a"] * 1500)
-    subprocess.run(["mkdir", "-p", deep], check=True)
-    photo = os.path.join(deep, "x.jpg")
-    open(photo, "w").close()
+    photo = os.path.join(tmp_path, *["a"] * 1500, "x.jpg")
+    subprocess.run(["mkdir", "-p", os.path.dirname(photo)], check=True)
+    Path(photo).touch()
     found = list(list_photos(tmp_path))
     subprocess.run(["rm", "-r", tmp_path / "a"], check=True)  # pytest gives up at this depth
     assert found == [photo]
@@ -129,22 +127,18 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch, capsys):
         (["IMG_1.jpg", "IMG_2.jpg", "emu/1.jpg", "yak/dog.2.jpg"], {"emu": 1, "yak": 1}),
     ],
 )
-def test_the_label_is_the_outermost_folder_or_what_numbered_names_begin_with(
-    tmp_path, names, classes
-):
+def test_the_label_is_the_outermost_folder_or_what_numbered_names_say(tmp_path, names, classes):
     touch(tmp_path, *names)
     found = labels.by_class(labels.list_labelled(tmp_path))
     assert {name: len(paths) for name, paths in found.items()} == classes
 
 
 def test_a_folder_of_a_split_is_a_class_whatever_its_case_or_plural(tmp_path):
-    for name in ("Cats/1.jpg", "DOG/a/2.jpg", "dogs/10.jpg", "Dogs/9.jpg", "stray.jpg", "x/.git"):
-        touch(tmp_path, f"VALID/{name}")
-    found = list_split(tmp_path, "validation")
-    assert {name: list(map(os.path.basename, paths)) for name, paths in found.items()} == {
-        "cat": ["1.jpg"],
-        "dog": ["2.jpg", "9.jpg", "10.jpg"],
-    }
+    names = "Cats/1.jpg", "DOG/a/2.jpg", "dogs/10.jpg", "Dogs/9.jpg", "stray.jpg", "x/.git"
+    touch(tmp_path / "VALID", *names)
+    found = list_split(tmp_path, "validation").items()
+    found = [(name, [os.path.basename(path) for path in paths]) for name, paths in found]
+    assert found == [("cat", ["1.jpg"]), ("dog", ["2.jpg", "9.jpg", "10.jpg"])]
 
 
 # --- Reading --------------------------------------------------------------------------------------
@@ -197,8 +191,8 @@ OPTIONS |= {f"EXIF {i}": {"exif": b"Exif\0\0" + b} for i, b in enumerate(BROKEN)
 
 @pytest.mark.parametrize("case", [*OPTIONS, "PNG", "BMP", "GIF", "WEBP"])
 def test_a_photo_keeps_its_colour_whatever_its_name_its_mode_or_a_broken_exif_block(tmp_path, case):
-    image, path = Image.new("RGB", (16, 16), (200, 40, 90)), tmp_path / "photo.jpg"
-    image = image.convert("CMYK") if case == "CMYK" else image
+    path, mode = tmp_path / "photo.jpg", "CMYK" if case == "CMYK" else "RGB"
+    image = Image.new("RGB", (16, 16), (200, 40, 90)).convert(mode)
     image.save(path, "JPEG" if case in OPTIONS else case, quality=100, **OPTIONS.get(case, {}))
     assert np.abs(read_photo(path, 8).astype(int) - (200, 40, 90)).max() <= 4
 
@@ -236,8 +230,7 @@ def test_reading_ahead_keeps_the_order_and_no_more_photos_than_promised(tmp_path
             yield path
 
     for taken, (path, photo) in enumerate(read_photos(paths(), 8)):
-        assert path == asked[taken]
-        assert len(asked) <= taken + 128
+        assert path == asked[taken] and len(asked) <= taken + 128
         right = isinstance(photo, PhotoError) if taken == 100 else photo[0, 0, 0] == taken % 256
         assert right, taken
     assert taken == 299
@@ -253,13 +246,9 @@ def test_real_photos_are_all_read(real):
 
 SIZE = 24
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "WEBP": ".webp"}
-MODES = {
-    "JPEG": ("L", "RGB", "CMYK"),
-    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
-    "GIF": ("1", "L", "P", "RGB"),
-    "BMP": ("1", "L", "P", "RGB", "RGBA"),
-    "WEBP": ("RGB", "RGBA", "L"),
-}
+MODES = {"JPEG": ["L", "RGB", "CMYK"], "PNG": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]}
+MODES |= {"GIF": ["1", "L", "P", "RGB"], "BMP": ["1", "L", "P", "RGB", "RGBA"]}
+MODES["WEBP"] = ["RGB", "RGBA", "L"]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -284,26 +273,21 @@ def scene(rng, kind, mode="RGB", orientation=1, **options):
 
 def mutate(rng, content):
     """The content, damaged in one of seven ways."""
-    content, length = bytearray(content), len(content)
-    start, stop = sorted(rng.integers(0, length, 2).tolist())
-    way = rng.integers(7)
-    if way == 0:
-        for place in rng.integers(0, length, rng.integers(1, 20)):
-            content[place] = rng.integers(256)
-    elif way == 1:
-        content[rng.integers(length)] ^= 1 << rng.integers(8)
-    elif way == 2:
-        del content[start:]
-    elif way == 3:
-        del content[start:stop]
-    elif way == 4:
-        content[start:start] = content[start : min(stop, start + 500)]
-    elif way == 5:
-        numbers = [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\0\x01"]
-        content[start : start + 4] = rng.choice(numbers)
-    else:
-        content[start:stop] = rng.bytes(stop - start)
-    return bytes(content)
+    start, stop = sorted(rng.integers(0, len(content), 2).tolist())
+    before, noisy = content[:start], bytearray(content)
+    for place in rng.integers(0, len(content), rng.integers(1, 20)):
+        noisy[place] = rng.integers(256)
+    number = rng.choice([2**32 - 1, 0, 2**31 - 1, 1]).item().to_bytes(4, "big")
+    ways = [
+        bytes(noisy),
+        before + bytes([content[start] ^ 1 << rng.integers(8)]) + content[start + 1 :],
+        before,
+        before + content[stop:],
+        before + content[start : min(stop, start + 500)] + content[start:],
+        before + number + content[start + 4 :],
+        before + rng.bytes(stop - start) + content[stop:],
+    ]
+    return ways[rng.integers(7)]
 
 
 def chunk(kind, content):
@@ -329,8 +313,7 @@ def outcome(path):
         assert (result.shape, result.dtype) == ((SIZE, SIZE, 3), np.uint8)
     except PhotoError as refusal:
         result = str(refusal)
-        assert result
-        assert "\n" not in result
+        assert result and "\n" not in result
     return result
 
 
@@ -452,8 +435,7 @@ def test_folders_missing_files_pipes_and_files_too_large_are_refused_unread(tmp_
 
 @linux
 def test_large_photos_take_the_memory_of_one_even_many_at_once(tmp_path):
-    large = Image.new("RGB", (4500, 4500))
-    path = saved(tmp_path, large, "large.png", compress_level=1)
+    path = saved(tmp_path, Image.new("RGB", (4500, 4500)), compress_level=1)
     code = f"""import os; os.cpu_count = lambda: 4
 import CatDogClassifier as p
 def peak():
@@ -469,45 +451,36 @@ print(most[1] - most[0], most[2] - most[0])"""
     assert four < 1.3 * one
 
 
-def test_of_an_archive_like_microsofts_exactly_the_undecodable_photos_are_lost_and_named(
-    tmp_path, capsys
-):
-    rng = np.random.default_rng(666)
-    data = make_dataset(tmp_path, {"train": 20})
-    for label in ("cat", "dog"):
-        (data / "train" / label / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(500))
-        tint(label, rng).save(data / "train" / label / "bitmap.jpg", "BMP")
-        jpeg = encoded(tint(label, rng), "JPEG")  # its first segment, the JFIF header, is cut out
-        jpeg = jpeg[:2] + jpeg[4 + int.from_bytes(jpeg[4:6], "big") :]
-        (data / "train" / label / "1.jpg").write_bytes(jpeg + rng.bytes(2226))
+def test_of_an_archive_like_microsofts_only_undecodable_photos_are_lost_and_named(tmp_path, capsys):
+    rng, data = np.random.default_rng(666), make_dataset(tmp_path, {"train": 20})
+    for folder in (data / "train" / "cat", data / "train" / "dog"):
+        (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(500))
+        tint(folder.name, rng).save(folder / "bitmap.jpg", "BMP")
+        jpeg = encoded(tint(folder.name, rng), "JPEG")
+        jpeg = jpeg[:2] + jpeg[4 + int.from_bytes(jpeg[4:6], "big") :]  # without the JFIF header
+        (folder / "1.jpg").write_bytes(jpeg + rng.bytes(2226))
     (data / "train" / "cat" / "666.jpg").write_bytes(rng.bytes(900))
     classes = list_split(data, "train")
-    os.remove(classes["cat"][5])  # between listing and reading
-    open(classes["dog"][7], "wb").close()
+    gone, empty = Path(classes["cat"][5]), Path(classes["dog"][7])
+    gone.unlink()  # between listing and reading
+    empty.write_bytes(b"")
     photos, labels = program.load_photos(classes, SIZE, QUIET)
     assert (len(photos), labels.sum()) == (42, 21)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 3
-    assert f"left out {classes['cat'][5]}: cannot be read: No such file" in said[1]
-    assert "666.jpg: not a photo" in said[0]
-    assert f"left out {classes['dog'][7]}: not a photo" in said[2]
-
-
-def spoil(data, count):
-    """Turn so many training photos of a dataset into something else."""
-    for path in sorted((data / "train").rglob("*.png"))[:count]:
-        path.write_bytes(b"nothing")
-        path.rename(path.with_suffix(".heic"))
+    junk, first, second = capsys.readouterr().err.splitlines()
+    assert "666.jpg: not a photo" in junk
+    assert f"left out {gone}: cannot be read: No such file" in first
+    assert f"left out {empty}: not a photo" in second
 
 
 def test_a_tenth_of_the_photos_may_be_lost_with_more_no_training_starts(tmp_path, run, capsys):
     data = make_dataset(tmp_path / "data", {"train": 20, "validation": 2})
-    spoil(data, 4)
+    *four, fifth = sorted((data / "train").rglob("*.png"))[:5]
+    for path in four:
+        path.write_bytes(b"nothing")
     assert len(program.load_photos(list_split(data, "train"), SIZE, QUIET)[0]) == 36
-    spoil(data, 1)
+    fifth.write_bytes(b"nothing")
     capsys.readouterr()
-    code, out, err = run("--dataset", data, "--weights", tmp_path / "net.h5", "--quiet")
-    assert (code, out, err.count("\n")) == (1, "", 1)
+    err = refusal(run("--dataset", data, "--weights", tmp_path / "net.h5", "--quiet"))
     assert "5 of 40 photos cannot be read, the first: " in err
     assert "At most 10% may be" in err
     assert not (tmp_path / "net.h5").exists()
@@ -600,13 +573,11 @@ def phone_photo(kind, path, size=(64, 48)):
     """A photo, left half red and right half blue, as HEIC or AVIF; a sideways one says so."""
     image = Image.new("RGB", size, (200, 30, 30))
     image.paste((30, 30, 200), (size[0] // 2, 0, *size))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
     if kind == "HEIF":
         pytest.importorskip("pillow_heif", reason="pip install pillow-heif").register_heif_opener()
-    image.save(path, kind, quality=90, exif=exif)
+    image.save(path, kind, quality=90, exif=oriented(6))  # to be turned by 90 degrees
     return path
 
 
