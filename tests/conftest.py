@@ -1,5 +1,6 @@
 """Shared by all tests: tiny photos drawn on the spot, one small trained net, real photos if any."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -102,6 +103,12 @@ def colours(tmp_path_factory):
 
 
 @pytest.fixture
+def new(tmp_path):
+    """A path at which there is nothing yet."""
+    return tmp_path / "new"
+
+
+@pytest.fixture
 def run(capsys):
     """The command line in this process: run("-f", "x.jpg") -> (exit code, stdout, stderr)."""
 
@@ -135,6 +142,18 @@ def real():
     if not (REAL / "photos").is_dir():
         pytest.skip(f"no real photos at {REAL} (set CATDOG_REAL_PHOTOS)")
     return REAL
+
+
+def link_real(real, folder, counts):
+    """A dataset of links to real photos, each in one split: {split: how many of each class}."""
+    for label in ("cat", "dog"):
+        numbers = itertools.count()
+        for split, count in counts.items():
+            (folder / split / label).mkdir(parents=True)
+            for number in itertools.islice(numbers, count):
+                photo = real / "photos" / f"{label}.{number}.jpg"
+                (folder / split / label / photo.name).symlink_to(photo)
+    return folder
 
 
 def python(*arguments, **options):
