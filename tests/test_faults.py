@@ -17,15 +17,14 @@ from PIL import Image
 from test_classifier import equal, load, small
 
 import CatDogClassifier as program
-from conftest import PROGRAM, REPO, make_dataset, python, quick
+from conftest import PROGRAM, REPO, linux, make_dataset, posix, python, quick
 
-posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 marathon = [pytest.mark.slow, pytest.mark.marathon]
 SMALL = {"model": "signs", "learning_rate": 0.003, "recipe": "tutorial", "patience": 0}
 
 
-def flags(settings):
-    """The same settings on the command line."""
+def flags(**settings):
+    """Settings on the command line."""
     pairs = ((f"--{name.replace('_', '-')}", value) for name, value in settings.items())
     return [text for pair in pairs for text in map(str, pair)]
 
@@ -169,83 +168,79 @@ def again(folder, **settings):
     return classifier
 
 
-def begun(folder, monkeypatch, capsys, **settings):
-    """What the same training says before its first step, in which it is killed."""
+@pytest.fixture
+def begun(stopped, monkeypatch, capsys):
+    """begun(seed=2): what the same training says before its first step, in which it is killed."""
     import keras
 
     def fit(*arguments, **more):
         raise Killed
 
+    def call(**settings):
+        with pytest.raises(Killed):
+            again(stopped, **settings)
+        return capsys.readouterr().err
+
     monkeypatch.setattr(keras.Model, "fit", fit)
-    with pytest.raises(Killed):
-        again(folder, **settings)
-    return capsys.readouterr().err
+    return call
 
 
 RESUMES = "Resuming after epoch 2 of a checkpoint (--no-resume starts over)."
 
 
-def test_a_stopped_training_says_where_it_goes_on_unless_told_to_start_over(
-    stopped, monkeypatch, capsys
-):
-    assert RESUMES in begun(stopped, monkeypatch, capsys)
-    assert RESUMES in begun(stopped, monkeypatch, capsys, epochs=3)
-    assert "Resuming" not in begun(stopped, monkeypatch, capsys, resume=False)
+def test_a_stopped_training_says_where_it_goes_on_unless_told_to_start_over(begun):
+    assert RESUMES in begun()
+    assert RESUMES in begun(epochs=3)
+    assert "Resuming" not in begun(resume=False)
 
 
-OTHERS = [{"batch_size": 4}, {"optimizer": "sgd"}, {"learning_rate": 0.01}, {"augment": True}]
-OTHERS += [{"recipe": "best"}, {"steps": 2}, {"seed": 2}, {"seed": None}]
-
-
-@pytest.mark.parametrize("setting", [*OTHERS, {"model": "happy"}])
-def test_a_training_of_another_kind_starts_over_and_says_so(stopped, monkeypatch, capsys, setting):
-    said = begun(stopped, monkeypatch, capsys, **setting)
-    assert "net.checkpoint is no checkpoint of this training" in said
-    assert "Resuming" not in said
-
-
-def repacked(path, change):
-    """Put another description into a checkpoint, which stays whole."""
+def of_another_version(path):
+    """The checkpoint stays whole."""
     with np.load(path) as file:
         arrays = dict(file)
     about = json.loads(arrays["CatDogClassifier"].tobytes())
-    change(about, arrays)
+    about[0]["program"] = "CatDogClassifier 1.9"
     arrays["CatDogClassifier"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     with open(path, "wb") as file:
         np.savez(file, **arrays)
 
 
-def flip(path):
+def of_other_photos(path):
+    cats = path.parent / "data/train/cat"
+    shutil.copy(cats / "cat.0.png", cats / "cat.1.png")
+
+
+def flipped(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def link_to_nowhere(path):
+def halved(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def emptied(path):
+    os.truncate(path, 0)
+
+
+def a_link_to_nowhere(path):
     path.unlink()
     path.symlink_to("nowhere")
 
 
-DAMAGED = {
-    "other photos": lambda path: shutil.copy(
-        path.parent / "data/train/cat/cat.0.png", path.parent / "data/train/cat/cat.1.png"
-    ),
-    "a flipped bit": flip,
-    "half of it": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "nothing": lambda path: os.truncate(path, 0),
-    "of another version": lambda path: repacked(
-        path, lambda about, _: about[0].update(program="CatDogClassifier 1.9")
-    ),
-    "a link to nowhere": link_to_nowhere,
-}
+DAMAGED = [of_another_version, of_other_photos, flipped, halved, emptied, a_link_to_nowhere]
+OTHERS = [{"batch_size": 4}, {"optimizer": "sgd"}, {"learning_rate": 0.01}, {"augment": True}]
+OTHERS += [{"recipe": "best"}, {"steps": 2}, {"seed": 2}, {"seed": None}, {"model": "happy"}]
 
 
-@pytest.mark.parametrize("what", DAMAGED)
-def test_a_damaged_checkpoint_or_one_of_something_else_is_left_and_that_is_said(
-    stopped, monkeypatch, capsys, what
+@pytest.mark.parametrize("case", [*DAMAGED, *OTHERS])
+def test_a_checkpoint_that_is_damaged_or_of_another_training_is_left_and_that_is_said(
+    stopped, begun, case
 ):
-    DAMAGED[what](stopped / "net.checkpoint")
-    said = begun(stopped, monkeypatch, capsys)
+    if case in DAMAGED:
+        case(stopped / "net.checkpoint")
+    said = begun(**case if case in OTHERS else {})
     assert "net.checkpoint is no checkpoint of this training" in said
     assert "Resuming" not in said
 
@@ -275,9 +270,6 @@ def test_what_a_killed_run_has_left_half_written_is_swept_up(stopped):
         (stopped / name).write_bytes(b"half")
     again(stopped, epochs=3, quiet=True)
     assert [path.name for path in stopped.glob(".*.tmp")] == [".other.h5.01.tmp"]
-
-
-# What was saved is not lost. ----------------------------------------------------------------------
 
 
 def test_a_file_of_somebody_in_the_place_of_the_checkpoint_is_never_lost(dataset, tmp_path):
@@ -347,7 +339,7 @@ class Run:
         return sum(line.startswith("epoch ") for line in self.said.splitlines())
 
 
-TRAINING = flags({**SMALL, "epochs": 6, "batch_size": 8, "seed": 5, "optimizer": "adam"})
+TRAINING = flags(**SMALL, epochs=6, batch_size=8, seed=5, optimizer="adam")
 TRAINING += ["--no-augment", "--precision", "float32"]
 
 
@@ -477,9 +469,7 @@ def test_a_kill_inside_the_save_leaves_the_old_weights_or_the_new(tmp_path, time
     assert float(done.stdout) > 0.1, "too few of the kills were inside a save"
 
 
-def test_sigterm_while_it_classifies_ends_the_program_as_ctrl_c_does(
-    dataset, whole, run, monkeypatch
-):
+def test_sigterm_while_it_classifies_ends_it_as_ctrl_c_does(dataset, whole, run, monkeypatch):
     opened = Image.open
 
     def terminated(*arguments, **more):
@@ -491,7 +481,7 @@ def test_sigterm_while_it_classifies_ends_the_program_as_ctrl_c_does(
     assert (code, err.splitlines()[-1]) == (130, "CatDogClassifier: interrupted")
 
 
-# Disks. -------------------------------------------------------------------------------------------
+# Disks, and trainings that go wrong. --------------------------------------------------------------
 
 
 @pytest.fixture
@@ -515,14 +505,13 @@ def test_a_full_disk_leaves_the_earlier_weights_or_the_new_ones_whole(
     disk, dataset, whole, run, levels
 ):
     earlier, path, codes = Path(whole.settings.weights).read_bytes(), disk / "net.h5", []
-    settings = {"dataset": dataset, "weights": path, **SMALL, "epochs": 1}
     for free in levels:
         for old in disk.iterdir():
             old.unlink()
         path.write_bytes(earlier)
         left = shutil.disk_usage(disk).free
         (disk / "fill").write_bytes(bytes(max(0, left - free * 1024)))
-        code, _, err = run(*flags(settings), "-q")
+        code, _, err = run(*flags(dataset=dataset, weights=path, **SMALL, epochs=1), "-q")
         codes.append(code)
         (disk / "fill").unlink()
         load(path)
@@ -532,9 +521,7 @@ def test_a_full_disk_leaves_the_earlier_weights_or_the_new_ones_whole(
     assert (codes[0], codes[-1]) == (1, 0)
 
 
-def test_training_goes_on_while_the_disk_is_full_and_saves_when_there_is_room_again(
-    dataset, tmp_path, monkeypatch, capsys
-):
+def test_training_goes_on_with_a_full_disk_and_saves_later(dataset, tmp_path, monkeypatch, capsys):
     attempts, fsync = [], os.fsync
 
     def full_at_first(descriptor):
@@ -565,8 +552,8 @@ def test_pictures_never_cost_weights_nor_replace_files_of_others(
         Image.new("RGB", (8, 8)).save(path)
         before = path.read_bytes()
         (tmp_path / "net_history.csv").write_text("epoch,weather\n1,rain\n")
-    settings = {"dataset": dataset, "weights": tmp_path / "net.h5", **SMALL, "epochs": 1}
-    code, out, err = run(*flags(settings), "-q")
+    line = flags(dataset=dataset, weights=tmp_path / "net.h5", **SMALL, epochs=1)
+    code, out, err = run(*line, "-q")
     assert (code, "Traceback" in err) == (1, False)
     assert f"{path} is missing" in err
     saved = out[out.index("saved") :]
@@ -584,20 +571,14 @@ def test_names_that_differ_behind_the_dot_are_different_trainings():
     assert program.beside("a/pets.h5", "_loss.png") == Path("a/pets_loss.png")
 
 
-# Trainings that go wrong. -------------------------------------------------------------------------
-
-
-def test_a_loss_that_is_no_number_any_more_ends_the_training_and_the_best_weights_are_kept(
-    dataset, tmp_path, run, monkeypatch
-):
+def test_a_diverged_training_ends_with_its_best_weights_kept(dataset, tmp_path, run, monkeypatch):
     def poison(model):
         model.layers[-1].bias.assign([np.nan])
 
     at(monkeypatch, "step", 3, poison)
-    settings = {"dataset": dataset, "weights": tmp_path / "net.h5", **SMALL, "epochs": 9}
-    code, out, _ = run(*flags(settings))
-    assert code == 1
-    assert "of 2, diverged" in out
+    line = flags(dataset=dataset, weights=tmp_path / "net.h5", **SMALL, epochs=9)
+    code, out, _ = run(*line)
+    assert code == 1 and "of 2, diverged" in out
     assert "Loss or weights were no numbers any more. Try a smaller --learning-rate" in out
     assert not (tmp_path / "net.checkpoint").exists()
     loaded = load(tmp_path / "net.h5")
@@ -608,7 +589,7 @@ def test_a_loss_that_is_no_number_any_more_ends_the_training_and_the_best_weight
 # Streams. -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+@linux  # it has /dev/full
 @pytest.mark.parametrize("style", [[], ["--json"], ["--csv"]])
 def test_results_that_cannot_be_printed_are_one_line(server, dataset, whole, tmp_path, style):
     line = ["-d", dataset / "test", "--weights", whole.settings.weights, *style]
@@ -621,8 +602,8 @@ def test_results_that_cannot_be_printed_are_one_line(server, dataset, whole, tmp
 @posix
 @pytest.mark.parametrize("closed", ["0<&- 1>&- 2>&-", "2>&-"])
 def test_closed_streams_do_not_matter(dataset, tmp_path, closed):
-    line = f'"{sys.executable}" "{PROGRAM}" "$@" {closed}'
-    settings = {"dataset": dataset, "weights": tmp_path / "net.h5", **SMALL, "epochs": 1}
-    done = subprocess.run(["sh", "-c", line, "sh", *flags(settings)], capture_output=True)
+    given = flags(dataset=dataset, weights=tmp_path / "net.h5", **SMALL, epochs=1)
+    line = ["sh", "-c", f'"{sys.executable}" "{PROGRAM}" "$@" {closed}', "sh", *given]
+    done = subprocess.run(line, capture_output=True)
     assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
     assert load(tmp_path / "net.h5").predict(dataset / "test")
