@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_cli import NO_PHOTO
 
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier, CatDogError, Prediction, UsageError
-from conftest import make_dataset, python, quick, tint
+from conftest import link_real, make_dataset, python, quick, tint
 
 SPLITS = ("train", "validation", "test")
 
 
 def small(folder, **settings):
     """A classifier that is compiled and trained sooner than any other: three dense layers."""
-    return quick(
-        folder, **{"model": "signs", "learning_rate": 0.003, "recipe": "tutorial", **settings}
-    )
+    chosen = {"model": "signs", "learning_rate": 0.003, "recipe": "tutorial", **settings}
+    return quick(folder, **chosen)
 
 
 def load(path, **settings):
@@ -125,25 +125,16 @@ def test_training_photos_are_augmented_unless_told_otherwise(dataset, tmp_path, 
     still = pixels(program.list_photos(dataset / "train"), 64)
     train, _ = small(tmp_path, augment=augment).load_data(dataset)
     shown = np.concatenate([np.asarray(photos) for photos, _ in train])
-    assert sum(np.isclose(photo, still, atol=1e-6).all((1, 2, 3)).any() for photo in shown) == (
-        unchanged
-    )
+    same = [np.isclose(photo, still, atol=1e-6).all((1, 2, 3)).any() for photo in shown]
+    assert sum(same) == unchanged
 
 
 @pytest.mark.slow
 def test_the_tutorials_protocol_learns_something_from_real_photos(real, tmp_path):
     """300 real photos of each class, a few epochs: clearly better than chance on others."""
-    first = 0
-    for split, count in zip(SPLITS, (300, 100, 250), strict=True):
-        for label in ("cat", "dog"):
-            folder = tmp_path / "data" / split / label
-            folder.mkdir(parents=True)
-            for number in range(first, first + count):
-                name = f"{label}.{number}.jpg"
-                (folder / name).symlink_to(real / "photos" / name)
-        first += count
+    data = link_real(real, tmp_path / "data", {"train": 300, "validation": 100, "test": 250})
     classifier = quick(tmp_path, epochs=12, seed=0)
-    classifier.train(tmp_path / "data")
+    classifier.train(data)
     assert classifier.info["summary"]["test"]["interval"][0] > 0.5
 
 
@@ -190,36 +181,26 @@ def kept(model):
         ({"patience": 3}, [0.9, 0.4, 0.6, 0.7, 0.8, 0.1], None, 5, 2, "stopped early"),
         ({"patience": 0}, [0.1] + [0.9] * 19, None, 20, 1, "all epochs"),
         ({"recipe": "best"}, [0.9, 0.4, 0.5, 0.6], [0.6, 0.8, 0.9, 0.9], 4, 2, "all epochs"),
+        ({}, [0.9, 0.4, 0.6, 0.1], None, 3, 2, "interrupted"),
     ],
 )
-def test_the_best_epoch_is_kept_and_patience_ends_the_training(
+def test_the_best_epoch_is_kept_and_patience_or_ctrl_c_ends_the_training(
     dataset, tmp_path, monkeypatch, settings, losses, accuracies, epochs, best, reason
 ):
-    play(monkeypatch, losses, accuracies)
+    stopped = reason == "interrupted"
+    play(monkeypatch, losses, accuracies, interrupt_in=epochs + 1 if stopped else None)
     classifier = small(tmp_path, epochs=len(losses), **{"patience": 0, **settings})
     classifier.train(dataset)
     summary = classifier.info["summary"]
-    assert (summary["epochs"], summary["best_epoch"], summary["stop_reason"]) == (
-        (epochs, best, reason)
-    )
+    found = summary["epochs"], summary["best_epoch"], summary["stop_reason"]
+    assert found == (epochs, best, reason)
+    assert (tmp_path / "net.checkpoint").exists() is stopped  # what is needed to resume
     assert kept(classifier.model) == kept(load(tmp_path / "net.h5").model) == best
     assert load(tmp_path / "net.h5").info == json.loads(json.dumps(classifier.info))
     assert classifier.history.history["val_loss"] == losses[:epochs]
 
 
-def test_ctrl_c_keeps_the_best_so_far_and_what_is_needed_to_resume(dataset, tmp_path, monkeypatch):
-    play(monkeypatch, [0.9, 0.4, 0.6, 0.1], interrupt_in=4)
-    classifier = small(tmp_path, epochs=30)
-    classifier.train(dataset)
-    summary = classifier.info["summary"]
-    assert (summary["epochs"], summary["stop_reason"]) == (3, "interrupted")
-    assert kept(classifier.model) == kept(load(tmp_path / "net.h5").model) == 2
-    assert (tmp_path / "net.checkpoint").exists()
-
-
-def test_ctrl_c_before_anything_was_kept_is_no_failed_training(
-    dataset, tmp_path, monkeypatch, run, learned
-):
+def test_an_early_ctrl_c_is_no_failed_training(dataset, tmp_path, monkeypatch, run, learned):
     play(monkeypatch, [0.9], interrupt_in=1)
     with pytest.raises(KeyboardInterrupt):
         small(tmp_path).train(dataset)
@@ -230,9 +211,7 @@ def test_ctrl_c_before_anything_was_kept_is_no_failed_training(
     assert path.read_bytes() == learned.read_bytes()
 
 
-def test_a_loss_that_is_never_a_number_is_an_error_and_saves_nothing(
-    dataset, tmp_path, monkeypatch, weights
-):
+def test_a_loss_that_is_never_a_number_saves_nothing(dataset, tmp_path, monkeypatch, weights):
     play(monkeypatch, [float("nan")] * 4)
     shutil.copy(weights, tmp_path / "net.h5")
     classifier = small(tmp_path)
@@ -256,18 +235,7 @@ def test_training_again_begins_with_the_weights_that_are_there(dataset, tmp_path
     assert classifier.train(dataset).history["loss"][0] > again.history["loss"][0]
 
 
-def test_a_training_of_loaded_weights_goes_on_from_those(dataset, tmp_path, learned):
-    classifier = small(tmp_path, epochs=1, learning_rate=1e-12)
-    classifier.load_weights(learned)
-    before = classifier.model.get_weights()
-    classifier.train(dataset)
-    for one, other in zip(classifier.model.get_weights(), before, strict=True):
-        assert one == pytest.approx(other, abs=1e-6)
-
-
-def test_an_interrupted_training_called_again_resumes_from_its_checkpoint(
-    dataset, tmp_path, monkeypatch
-):
+def test_an_interrupted_training_called_again_resumes(dataset, tmp_path, monkeypatch):
     classifier = small(tmp_path, epochs=4)
     play(monkeypatch, [0.9, 0.8, 0.1], interrupt_in=3)
     classifier.train(dataset)
@@ -287,9 +255,7 @@ def test_to_answer_is_not_to_train_that_net_further(dataset, tmp_path, learned, 
         assert loss > load(learned).info["summary"]["validation"]["loss"] + 0.1  # it began anew
 
 
-def test_after_an_answer_of_the_shipped_net_a_net_of_ones_own_is_trained(
-    dataset, tmp_path, monkeypatch
-):
+def test_after_an_answer_of_the_shipped_net_ones_own_is_trained(dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     classifier = CatDogClassifier(epochs=1, quiet=True, dataset=str(dataset), augment=False)
     assert classifier.predict(dataset / "test")[0].label in ("cat", "dog", "neither")
@@ -335,19 +301,19 @@ def test_a_learners_own_model_predict_is_what_the_program_answers(dataset, tmp_p
     agree()
 
 
-def test_a_net_that_was_changed_by_hand_is_the_one_that_answers_and_goes_on(
-    dataset, tmp_path, learned
-):
+def test_a_net_that_was_loaded_and_changed_answers_and_goes_on(dataset, tmp_path, learned, weights):
+    """Whatever lies where it will be saved, and is kept as the previous one."""
     photos = list(program.list_photos(dataset / "test"))
-    shutil.copy(learned, tmp_path / "net.h5")
+    shutil.copy(weights, tmp_path / "net.h5")
     classifier = small(tmp_path, epochs=1, learning_rate=1e-12)
-    classifier.load_weights()
+    classifier.load_weights(learned)
     before = [weight * 0.5 for weight in classifier.model.get_weights()]
     classifier.model.set_weights(before)
     own = classifier.model.predict(pixels(photos, 64), verbose=0).astype(np.float64)
     logits = np.log(own / (1 - own))[:, 0] / classifier.info["temperature"]
     assert dogs(classifier.predict(photos)) == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-6)
     classifier.train(dataset)
+    assert (tmp_path / "net.previous.h5").read_bytes() == Path(weights).read_bytes()
     for one, other in zip(classifier.model.get_weights(), before, strict=True):
         assert one == pytest.approx(other, abs=1e-6)
 
@@ -378,8 +344,7 @@ def test_a_bad_photo_is_a_row_among_the_others_in_order(trained, tmp_path):
     (tmp_path / "5.png").write_bytes(b"broken")
     rows = trained.predict(tmp_path)
     assert [os.path.basename(row.path) for row in rows] == [f"{number}.png" for number in range(70)]
-    why = "not a photo that can be read (JPEG, PNG, GIF, BMP, WEBP, AVIF, HEIC; no RAW)"
-    assert rows[5] == Prediction(str(tmp_path / "5.png"), error=why)
+    assert rows[5] == Prediction(str(tmp_path / "5.png"), error=NO_PHOTO)
     assert [row.label for row in rows] == wanted
 
 
@@ -392,17 +357,14 @@ def test_training_and_prediction_see_the_same_pixels(dataset, weights, tmp_path)
     assert np.array_equal(np.stack(seen) / np.float32(255), shown)
 
 
-def test_class_names_travel_with_the_weights_and_a_training_without_test_photos_has_no_score(
-    tmp_path,
-):
+def test_class_names_travel_with_the_weights_and_without_test_photos_is_no_score(tmp_path):
     names = {"cat": "Rose", "dog": "iris"}
     data = make_dataset(tmp_path / "data", {"train": 4, "validation": 4}, 0, lambda n, _: names[n])
     classifier = small(tmp_path, epochs=1)
     classifier.train(data)
     assert "test" not in classifier.info["summary"]
-    (row,) = CatDogClassifier(weights=str(tmp_path / "net.h5"), quiet=True).predict(
-        next(program.list_photos(data))
-    )
+    photo = next(program.list_photos(data))
+    (row,) = CatDogClassifier(weights=str(tmp_path / "net.h5"), quiet=True).predict(photo)
     assert list(row.probabilities) == ["iris", "rose"]
 
 
@@ -475,9 +437,7 @@ def shares(path, folder):
     return [share for row in rows for share in row.probabilities.values()]
 
 
-def test_what_8_bits_would_spoil_is_answered_in_32_and_that_is_said(
-    litert, dataset, tmp_path, monkeypatch, capsys
-):
+def test_what_8_bits_spoil_is_answered_in_32(litert, dataset, tmp_path, monkeypatch, capsys):
     whole = program.to_litert
 
     def spoilt(net, photos=()):
@@ -495,23 +455,19 @@ def test_what_8_bits_would_spoil_is_answered_in_32_and_that_is_said(
 
 def test_litert_follows_the_weights_file(litert, own_cache, dataset, untrained):
     before, content = shares(untrained, dataset / "test"), Path(untrained).read_bytes()
-    other = program.build_model("happy", "vgg16", 2)
-    Path(untrained).write_bytes(program.save_h5(program.Net(other, load(untrained).info)))
+    other, info = program.build_model("happy", "vgg16", 2), load(untrained).info
+    Path(untrained).write_bytes(program.save_h5(program.Net(other, info)))
     assert shares(untrained, dataset / "test") != pytest.approx(before, abs=1e-3)
     Path(untrained).write_bytes(content)
     assert shares(untrained, dataset / "test") == pytest.approx(before, abs=1e-6)
     for number in range(30):
         (own_cache / f"{number}.tflite").touch()
-    Path(untrained).write_bytes(
-        program.save_h5(program.Net(other, {**load(untrained).info, "x": 1}))
-    )
+    Path(untrained).write_bytes(program.save_h5(program.Net(other, {**info, "x": 1})))
     shares(untrained, dataset / "test")
     assert len(list(own_cache.glob("*.tflite"))) == 20  # the cache does not grow for ever
 
 
-def test_a_damaged_conversion_never_answers_and_is_made_again(
-    litert, own_cache, dataset, untrained
-):
+def test_a_damaged_conversion_never_answers_but_is_remade(litert, own_cache, dataset, untrained):
     before = shares(untrained, dataset / "test")
     (cache,) = own_cache.glob("*.tflite")
     whole = cache.read_bytes()
@@ -523,13 +479,10 @@ def test_a_damaged_conversion_never_answers_and_is_made_again(
         assert cache.read_bytes() != damaged
 
 
-ABSENT = ["not installed", "broken", "unwilling", "no cache", "full disk"]
-
-
-@pytest.mark.parametrize("absent", ABSENT)
-def test_without_litert_everything_works_as_before(
-    absent, own_cache, dataset, untrained, monkeypatch
-):
+@pytest.mark.parametrize(
+    "absent", ["not installed", "broken", "unwilling", "no cache", "full disk"]
+)
+def test_without_litert_all_works_as_before(absent, own_cache, dataset, untrained, monkeypatch):
     def fail(*arguments, **more):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -14,7 +14,7 @@ from test_classifier import equal
 
 import CatDogClassifier as program
 from CatDogClassifier import ARCHITECTURES, BASES, CatDogClassifier, build_model, keras, layers
-from conftest import REPO, make_dataset, quick, refusal
+from conftest import REPO, link_real, make_dataset, quick, refusal
 
 SMALL = "mobilenet-0.25"  # the base that tests are quick with
 
@@ -399,14 +399,10 @@ def test_a_head_that_learned_from_features_answers_for_photos(pretrained, datase
 @pytest.mark.slow
 def test_real_features_tell_real_photos_apart(real, tmp_path, run):
     """200 photos to learn from, seconds of training: nearly all of 200 others."""
-    for number, label in itertools.product(range(250), ("cat", "dog")):
-        split = "train" if number < 100 else "validation" if number < 150 else "test"
-        folder = tmp_path / "data" / split / label
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.jpg").symlink_to(real / "photos" / f"{label}.{number}.jpg")
+    data = link_real(real, tmp_path / "data", {"train": 100, "validation": 50, "test": 100})
     base = real / "mobilenet_7_5_224_tf_no_top.weights.h5"
     line = "--model", "features", "--base", "mobilenet-0.75", "--base-weights", base, "--seed", 0
-    line += "--learning-rate", 1e-4, "--dataset", tmp_path / "data", "--weights", tmp_path / "n.h5"
+    line += "--learning-rate", 1e-4, "--dataset", data, "--weights", tmp_path / "net.h5"
     assert json.loads(run(*line, "--json")[1])["test"]["accuracy"] >= 0.93
 
 
