@@ -1,5 +1,6 @@
 """Shared by all tests: tiny photos drawn on the spot, one small trained net, real photos if any."""
 
+import io
 import itertools
 import os
 import subprocess
@@ -23,6 +24,11 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="as Linux does it")
 REAL = Path(os.environ.get("CATDOG_REAL_PHOTOS", REPO.parent / "shared" / "data"))
 
 
+def slow(*values):
+    """Parameters of a test that only -m slow runs."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def tint(label, rng, size=24):
     """A photo that a net learns at once: cats are reddish, dogs bluish, with noise."""
     pixels = rng.integers(0, 120, (size, size, 3), dtype=np.uint8)
@@ -41,6 +47,13 @@ def make_dataset(folder, counts, seed=0, relabel=None, labels=("cat", "dog")):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 tint(label, rng).save(path)
     return Path(folder)
+
+
+def encoded(image, kind, **options):
+    """An image as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def quick(folder, **settings):
@@ -106,6 +119,13 @@ def colours(tmp_path_factory):
 def new(tmp_path):
     """A path at which there is nothing yet."""
     return tmp_path / "new"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The cache of the program for this test alone: the ports of servers come again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "catdogclassifier"
 
 
 @pytest.fixture

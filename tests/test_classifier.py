@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,10 +19,8 @@ from PIL import Image
 from test_cli import NO_PHOTO
 
 import CatDogClassifier as program
-from CatDogClassifier import CatDogClassifier, CatDogError, Prediction, UsageError
+from CatDogClassifier import CatDogClassifier, CatDogError, Prediction, UsageError, keras
 from conftest import link_real, make_dataset, python, quick, tint
-
-SPLITS = ("train", "validation", "test")
 
 
 def small(folder, **settings):
@@ -74,7 +73,7 @@ def test_it_learns_what_can_be_learned(trained):
 
 def test_it_does_not_learn_what_cannot_be_learned(tmp_path):
     """Half of each colour in each class: the labels have nothing to do with the photos."""
-    counts, halves = dict.fromkeys(SPLITS, 16), ("cat", "dog")
+    counts, halves = {"train": 16, "validation": 16, "test": 16}, ("cat", "dog")
     data = make_dataset(tmp_path / "data", counts, relabel=lambda label, number: halves[number % 2])
     classifier = small(tmp_path)
     classifier.train(data)
@@ -82,10 +81,8 @@ def test_it_does_not_learn_what_cannot_be_learned(tmp_path):
 
 
 def test_train_returns_the_keras_history_and_saves_it_as_a_table(trained, weights):
-    from keras.callbacks import History
-
     history = trained.history
-    assert isinstance(history, History)
+    assert isinstance(history, keras.callbacks.History)
     assert set(history.history) == {"loss", "acc", "val_loss", "val_acc"}
     with open(program.beside(weights, "_history.csv")) as file:
         rows = list(csv.DictReader(file))
@@ -138,7 +135,7 @@ def test_the_tutorials_protocol_learns_something_from_real_photos(real, tmp_path
     assert classifier.info["summary"]["test"]["interval"][0] > 0.5
 
 
-# Which epoch is kept, and which one is the last. --------------------------------------------------
+# Which epoch is kept, which one is the last, and going on. ----------------------------------------
 
 
 def play(monkeypatch, losses, accuracies=None, interrupt_in=None):
@@ -146,8 +143,6 @@ def play(monkeypatch, losses, accuracies=None, interrupt_in=None):
 
     The weights of epoch N are told by the last bias, which is N; the accuracy is 1 - loss.
     """
-    import keras
-
     accuracies = accuracies or [1 - loss for loss in losses]
 
     def fit(model, *_, callbacks, initial_epoch, epochs, **more):
@@ -174,7 +169,7 @@ def kept(model):
 
 
 @pytest.mark.parametrize(
-    ("settings", "losses", "accuracies", "epochs", "best", "reason"),
+    "case",  # settings, losses, accuracies; epochs, the best one, why it ended
     [
         ({}, [0.9, 0.4, 0.6, 0.7, 0.8, 0.9], None, 6, 2, "all epochs"),
         ({}, [0.4, 0.4], None, 2, 1, "all epochs"),
@@ -184,9 +179,8 @@ def kept(model):
         ({}, [0.9, 0.4, 0.6, 0.1], None, 3, 2, "interrupted"),
     ],
 )
-def test_the_best_epoch_is_kept_and_patience_or_ctrl_c_ends_the_training(
-    dataset, tmp_path, monkeypatch, settings, losses, accuracies, epochs, best, reason
-):
+def test_the_best_epoch_is_kept_after_patience_or_ctrl_c(dataset, tmp_path, monkeypatch, case):
+    settings, losses, accuracies, epochs, best, reason = case
     stopped = reason == "interrupted"
     play(monkeypatch, losses, accuracies, interrupt_in=epochs + 1 if stopped else None)
     classifier = small(tmp_path, epochs=len(losses), **{"patience": 0, **settings})
@@ -219,9 +213,6 @@ def test_a_loss_that_is_never_a_number_saves_nothing(dataset, tmp_path, monkeypa
         classifier.train(dataset)
     assert classifier.model is None  # the next training starts over
     assert (tmp_path / "net.h5").read_bytes() == Path(weights).read_bytes()
-
-
-# Going on. ----------------------------------------------------------------------------------------
 
 
 def test_training_again_begins_with_the_weights_that_are_there(dataset, tmp_path):
@@ -267,8 +258,6 @@ def test_after_an_answer_of_the_shipped_net_ones_own_is_trained(dataset, tmp_pat
 
 
 def test_training_is_compiled_once(dataset, tmp_path, monkeypatch):
-    import keras
-
     traced = []
     for name in ("train_step", "test_step"):
         step = getattr(keras.Model, name)
@@ -392,14 +381,7 @@ def test_curves_before_training_are_an_error(method, tmp_path):
 
 
 @pytest.fixture
-def own_cache(tmp_path, monkeypatch):
-    """An empty cache folder for this test."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "catdogclassifier"
-
-
-@pytest.fixture
-def litert(own_cache):
+def litert(cache):
     """LiteRT, which is an extra; tests that want it are skipped without it."""
     return pytest.importorskip("ai_edge_litert.interpreter", reason="pip install ai-edge-litert")
 
@@ -453,7 +435,7 @@ def test_what_8_bits_spoil_is_answered_in_32(litert, dataset, tmp_path, monkeypa
         assert ("it answers in 32" in capsys.readouterr().err) is said
 
 
-def test_litert_follows_the_weights_file(litert, own_cache, dataset, untrained):
+def test_litert_follows_the_weights_file(litert, cache, dataset, untrained):
     before, content = shares(untrained, dataset / "test"), Path(untrained).read_bytes()
     other, info = program.build_model("happy", "vgg16", 2), load(untrained).info
     Path(untrained).write_bytes(program.save_h5(program.Net(other, info)))
@@ -461,45 +443,39 @@ def test_litert_follows_the_weights_file(litert, own_cache, dataset, untrained):
     Path(untrained).write_bytes(content)
     assert shares(untrained, dataset / "test") == pytest.approx(before, abs=1e-6)
     for number in range(30):
-        (own_cache / f"{number}.tflite").touch()
+        (cache / f"{number}.tflite").touch()
     Path(untrained).write_bytes(program.save_h5(program.Net(other, {**info, "x": 1})))
     shares(untrained, dataset / "test")
-    assert len(list(own_cache.glob("*.tflite"))) == 20  # the cache does not grow for ever
+    assert len(list(cache.glob("*.tflite"))) == 20  # the cache does not grow for ever
 
 
-def test_a_damaged_conversion_never_answers_but_is_remade(litert, own_cache, dataset, untrained):
+def test_a_damaged_conversion_never_answers_but_is_remade(litert, cache, dataset, untrained):
     before = shares(untrained, dataset / "test")
-    (cache,) = own_cache.glob("*.tflite")
-    whole = cache.read_bytes()
+    (file,) = cache.glob("*.tflite")
+    whole = file.read_bytes()
     flipped = whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]
     for damaged in (b"", flipped):
-        cache.write_bytes(damaged)
+        file.write_bytes(damaged)
         assert shares(untrained, dataset / "test") == pytest.approx(before, abs=1e-6)
-        cache = max(own_cache.glob("*.tflite"), key=lambda path: path.stat().st_mtime_ns)
-        assert cache.read_bytes() != damaged
+        file = max(cache.glob("*.tflite"), key=lambda path: path.stat().st_mtime_ns)
+        assert file.read_bytes() != damaged
 
 
-@pytest.mark.parametrize(
-    "absent", ["not installed", "broken", "unwilling", "no cache", "full disk"]
-)
-def test_without_litert_all_works_as_before(absent, own_cache, dataset, untrained, monkeypatch):
-    def fail(*arguments, **more):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+@pytest.mark.parametrize("how", ["not installed", "broken", "unwilling", "no cache", "full disk"])
+def test_without_litert_all_works_as_before(how, cache, dataset, untrained, monkeypatch):
+    fail = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     expected = load(untrained).predict(dataset / "test")
     name = "ai_edge_litert.interpreter"
-    library = None if absent == "not installed" else pytest.importorskip(name)
-    if absent == "not installed":
+    library = None if how == "not installed" else pytest.importorskip(name)
+    if how == "not installed":
         monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
-    elif absent == "broken":
-        import tensorflow as tf
-
-        monkeypatch.setattr(tf.lite.TFLiteConverter, "from_keras_model", fail)
-    elif absent == "unwilling":
+    elif how == "broken":
+        monkeypatch.setattr(program.tf.lite.TFLiteConverter, "from_keras_model", fail)
+    elif how == "unwilling":
         monkeypatch.setattr(library, "Interpreter", fail)
-    elif absent == "full disk":
+    elif how == "full disk":
         monkeypatch.setattr(os, "fsync", fail)
     else:
-        own_cache.parent.write_bytes(b"a file where the folder should be")
+        cache.parent.write_bytes(b"a file where the folder should be")
     rows = CatDogClassifier(weights=untrained, quiet=True).predict(dataset / "test")
     assert dogs(rows) == pytest.approx(dogs(expected), abs=1e-5)

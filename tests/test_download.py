@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import http.server
-import io
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import CatDogClassifier as program
-from conftest import refusal, tint, tree
+from conftest import encoded, refusal, tint, tree
 from test_prepare import archive, counts, run_tool, tool
 
 SPLIT = ("--split", "5,2,2")
@@ -26,10 +26,9 @@ SPLIT = ("--split", "5,2,2")
 def photos(pattern):
     """{name: content} of ten photos of each class."""
     members, rng = {}, np.random.default_rng(0)
-    for label, number in ((label, number) for label in ("Cat", "Dog") for number in range(10)):
-        file = io.BytesIO()
-        tint(label.lower(), rng, 64).save(file, "PNG")
-        members[pattern.format(label=label, number=number)] = file.getvalue()
+    for label, number in itertools.product(("Cat", "Dog"), range(10)):
+        content = encoded(tint(label.lower(), rng, 64), "PNG")
+        members[pattern.format(label=label, number=number)] = content
     return members
 
 
@@ -80,13 +79,6 @@ def server(monkeypatch):
 def good(server):
     server.content = archive(like_microsofts())
     return server
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """A cache of its own for each test: the ports of servers come again."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "catdogclassifier"
 
 
 @pytest.fixture
@@ -158,8 +150,7 @@ def test_a_whole_part_is_taken_and_a_longer_one_is_not(good, new, download, cach
     download()
     next(cache.iterdir()).write_bytes(good.content + more)
     good.asked = []
-    assert download(*SPLIT)[0] == 0 and set(tree(new)) == expected()
-    assert len(good.asked) == asked
+    assert download(*SPLIT)[0] == 0 and set(tree(new)) == expected() and len(good.asked) == asked
 
 
 @pytest.mark.parametrize("piece", ["bytes 0-9/99", "bytes 4000-9/99", "bytes 5000-9/*", "nonsense"])
