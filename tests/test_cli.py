@@ -12,7 +12,7 @@ import time
 import pytest
 
 import CatDogClassifier as program
-from conftest import PROGRAM, make_dataset, paint, python
+from conftest import PROGRAM, make_dataset, paint, posix, python, refusal
 
 NO_PHOTO = "not a photo that can be read (JPEG, PNG, GIF, BMP, WEBP, AVIF, HEIC; no RAW)"
 ROW = ["path", "label", "confidence", "verdict", "probabilities", "error"]
@@ -76,10 +76,8 @@ def test_files_and_folders_may_be_mixed_and_a_missing_one_is_named(run, photos, 
     assert run(photos / "猫.png", "--weights", colours)[1] == out.splitlines(keepends=True)[0]
 
 
-def test_an_answer_says_which_net_it_is_from_unless_that_was_asked_for(
-    run, photos, dataset, colours, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
+def test_an_answer_names_its_net_unless_that_was_named(run, photos, dataset, colours, monkeypatch):
+    monkeypatch.chdir(photos.parent)
     shutil.copy(colours, "CatDogClassifier_model.h5")
     photo = "photos/猫.png"
     for action in (["--evaluate", "--dataset", dataset], ["--explain", photo], ["-f", photo]):
@@ -108,9 +106,7 @@ NASTY = ["--dataset no\x1b[31m\nrow", "-\x1b[31m\nx.jpg", "-f \x1b[31m.jpg --wei
 @pytest.mark.parametrize("line", NASTY)
 def test_no_name_acts_on_the_terminal_in_an_error(run, line):
     code, out, err = run(*line.split(" "))
-    assert code in (1, 2)
-    assert "\x1b" not in out + err
-    assert "\\x1b" in err
+    assert code in (1, 2) and "\x1b" not in out + err and "\\x1b" in err
 
 
 def test_a_reader_that_goes_away_is_no_error(photos, colours):
@@ -124,10 +120,8 @@ def test_a_reader_that_goes_away_is_no_error(photos, colours):
     assert process.wait() == 1
 
 
-@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals")
-def test_on_a_terminal_a_bar_counts_photos_of_names_that_its_encoding_need_not_know(
-    photos, colours
-):
+@posix
+def test_on_a_terminal_a_bar_counts_photos_and_its_encoding_need_not_know_names(photos, colours):
     (ours, theirs), narrow = os.openpty(), {**os.environ, "PYTHONIOENCODING": "ascii"}
     process = launch("-d", photos, "--weights", colours, stderr=theirs, env=narrow)
     os.close(theirs)
@@ -154,8 +148,7 @@ def test_a_bar_tells_the_time_that_is_left(monkeypatch, capsys):
 
 def test_help_shows_examples_first_and_every_default(run):
     code, out, err = run("-h")
-    assert (code, err) == (0, "")
-    assert out.index("examples:") < out.index("--file")
+    assert (code, err) == (0, "") and out.index("examples:") < out.index("--file")
     words = " ".join(out.split())
     for default in ("CatDogClassifier_model.h5", 30, 32, "muon", 0.001, "vgg16", "auto", "best"):
         assert f"(default: {default})" in words
@@ -211,26 +204,20 @@ def test_every_mistake_gets_one_line_with_the_remedy(run, tmp_path, monkeypatch,
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("text")
     make_dataset("data", {"train": 2, "validation": 2})
-    got, out, err = run(*(word.strip("'") for word in line.split()))
-    assert (got, out) == (code, "")
-    assert words in err
-    assert err.startswith("CatDogClassifier: ")
-    assert err.count("\n") == 1
+    err = refusal(run(*(word.strip("'") for word in line.split())), code)
+    assert words in err and err.startswith("CatDogClassifier: ")
 
 
 @pytest.mark.parametrize("line", ["--no-such-flag", "-f", "--epochs x", "--json --csv"])
 def test_usage_errors_exit_with_2(run, line):
     code, out, err = run(*line.split())
-    assert (code, out) == (2, "")
-    assert err.startswith("usage: python CatDogClassifier.py")
+    assert (code, out, err.partition(".py")[0]) == (2, "", "usage: python CatDogClassifier")
 
 
-# Training. ----------------------------------------------------------------------------------------
+# Training, and Ctrl-C. ----------------------------------------------------------------------------
 
 
-def test_training_prints_the_summary_on_stdout_and_the_epochs_on_stderr(
-    run, dataset, tmp_path, monkeypatch
-):
+def test_a_summary_goes_to_stdout_and_the_epochs_to_stderr(run, dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = ["--dataset", dataset, "--epochs", "2", "--model", "signs"]
     code, out, err = run(*common)
@@ -238,8 +225,7 @@ def test_training_prints_the_summary_on_stdout_and_the_epochs_on_stderr(
     told = ["best", "validation", "test", "calibration", "time", "on", "saved"]
     assert [line.split()[0] for line in out.splitlines()[:7]] == told
     numbers = [line.split()[1] for line in err.splitlines() if line.startswith("epoch")]
-    assert numbers == ["1/2", "2/2"]
-    assert "\r" not in err
+    assert numbers == ["1/2", "2/2"] and "\r" not in err
     own = "CatDogClassifier_model"
     kinds = [".h5", "_history.csv", "_accuracy.png", "_loss.png", "_reliability.png"]
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {own + kind for kind in kinds}
@@ -249,9 +235,6 @@ def test_training_prints_the_summary_on_stdout_and_the_epochs_on_stderr(
     assert summary["files"] == [own + kind for kind in kinds]
     code, out, err = run("--evaluate", "--json", *common[:2], "--precision", "float32")
     assert json.loads(out)["loss"] == pytest.approx(summary["test"]["loss"], abs=1e-4)
-
-
-# Ctrl-C. ------------------------------------------------------------------------------------------
 
 
 def test_ctrl_c_while_the_program_is_being_loaded_is_no_traceback(tmp_path):

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -76,9 +77,7 @@ SLOW = pytest.param("best", False, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("recipe", "augment"), [("best", True), ("tutorial", True), SLOW])
-def test_a_training_calibrates_and_who_learned_from_mirrored_photos_looks_twice(
-    recipe, augment, dataset, tmp_path
-):
+def test_a_training_calibrates_its_answers_by_one_look_or_two(recipe, augment, dataset, tmp_path):
     twice = recipe == "best" and augment
     small(tmp_path, recipe=recipe, augment=augment, epochs=1, learning_rate=1e-6).train(dataset)
     classifier = load(tmp_path / "net.h5")
@@ -171,9 +170,7 @@ def test_the_class_abstains_as_the_command_line_does(risk, unsure, colours, holi
 
 
 @pytest.mark.slow
-def test_a_training_that_is_stopped_does_not_know_how_far_it_can_be_relied_on(
-    dataset, tmp_path, monkeypatch, run
-):
+def test_a_stopped_training_does_not_know_what_to_rely_on(dataset, tmp_path, monkeypatch, run):
     """What was found out about earlier weights of the net is not true of these."""
     classifier = small(tmp_path, epochs=1)
     classifier.train(dataset)
@@ -220,8 +217,7 @@ def test_photos_are_copied_by_verdict_and_the_source_stays_as_it_is(sort, holida
     assert f"{target}: 0 copied, 6 there already" in err
     copies = {row["path"]: row.get("copy") for row in map(json.loads, out.splitlines())}
     assert copies[str(holiday / "day 3" / "red.png")] == str(target / "dog" / "red.png")
-    assert copies[str(holiday / "broken.jpg")] is None
-    assert len(tree(target)) == 4
+    assert copies[str(holiday / "broken.jpg")] is None and len(tree(target)) == 4
 
 
 def test_nothing_is_overwritten(sort, holiday, tmp_path):
@@ -242,9 +238,6 @@ def test_nothing_is_overwritten(sort, holiday, tmp_path):
     assert not (tmp_path / "nowhere.png").exists()
 
 
-COPIED = re.compile(r"(\d+) copied, (\d+) there already")
-
-
 def test_two_runs_at_the_same_time_copy_every_photo_once(colours, tmp_path):
     count = 1500
     (tmp_path / "in").mkdir()
@@ -257,7 +250,7 @@ def test_two_runs_at_the_same_time_copy_every_photo_once(colours, tmp_path):
     both = [subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in "ab"]
     said = [process.communicate()[1].decode() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    copied = [list(map(int, COPIED.search(text).groups())) for text in said]
+    copied = [[*map(int, re.search(r"(\d+) copied, (\d+) there", text).groups())] for text in said]
     assert [sum(row) for row in copied] == [count, count]
     assert sum(new for new, _ in copied) == count
     names = sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
@@ -302,8 +295,7 @@ def test_no_copy_lands_in_the_folder_that_is_sorted(way, colours, holiday, run, 
         target = holiday / "sorted"
     before = tree(holiday)
     err = refusal(run("-d", holiday, "--weights", colours, "--sort-into", target), 2)
-    assert f"lies inside {holiday}, which is never changed" in err
-    assert tree(holiday) == before
+    assert f"lies inside {holiday}, which is never changed" in err and tree(holiday) == before
 
 
 def test_a_file_in_the_place_of_a_folder_is_named_and_stays(sort, tmp_path):
@@ -325,8 +317,7 @@ def test_a_photo_that_vanishes_is_a_row_and_the_rest_go_on(sort, holiday, tmp_pa
     monkeypatch.setattr(sys, "stdout", Watching())
     code, _, err = sort(tmp_path / "sorted", "--json")
     rows = [json.loads(row) for row in sys.stdout.getvalue().splitlines()]
-    assert (code, len(rows)) == (1, 3)
-    assert rows[1]["error"] == "cannot be copied: it is gone"
+    assert (code, len(rows), rows[1]["error"]) == (1, 3, "cannot be copied: it is gone")
     assert sorted(tree(tmp_path / "sorted")) == ["cat/red.png", "dog/blue.png"]
     assert "1 unreadable" in err
 
@@ -342,19 +333,15 @@ def test_a_copy_without_room_leaves_nothing_half_written(sort, colours, holiday,
         code, _, err = sort(tmp_path / "sorted")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert code == 1
-    assert f"cannot copy into {tmp_path / 'sorted'}: File too large. Make room" in err
+    assert code == 1 and f"cannot copy into {tmp_path / 'sorted'}: File too large. Make room" in err
     assert tree(tmp_path / "sorted") == {}
 
 
 @pytest.mark.parametrize("name", ["os.link", "shutil.copystat"])
 def test_photos_can_be_copied_to_a_memory_stick(name, sort, tmp_path, monkeypatch):
     """exFAT and FAT have no hard links; there and on shares of others dates may not be set."""
-
-    def fail(*arguments, **more):
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(name, fail)
+    refused = PermissionError(errno.EPERM, "Operation not permitted")
+    monkeypatch.setattr(name, mock.Mock(side_effect=refused))
     code, _, err = sort(tmp_path / "out")
     assert code == 0, err
     assert len(tree(tmp_path / "out")) == 3
