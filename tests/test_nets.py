@@ -4,28 +4,20 @@ import functools
 import itertools
 import json
 import os
-import signal
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_classifier import equal
+from test_faults import Killed, at, ctrl_c
 
 import CatDogClassifier as program
 from CatDogClassifier import ARCHITECTURES, BASES, CatDogClassifier, build_model, keras, layers
-from conftest import REPO, link_real, make_dataset, quick, refusal
+from conftest import REPO, link_real, make_dataset, quick, refusal, slow
 
 SMALL = "mobilenet-0.25"  # the base that tests are quick with
-
-
-class Seen(Exception):
-    """Enough was seen: there is no need to train."""
-
-
-def see(self, *arguments, **more):
-    """In the place of fit."""
-    raise Seen
 
 
 def conv(size, filters, parameters):
@@ -164,27 +156,23 @@ def save(model, name, path, classes=("cat", "dog"), **known):
     return str(path)
 
 
-def keras_load(path, model):
-    """Keras' own reader, which looks at what trains."""
-    model.load_weights(path)
-
-
 def answers(model, photos):
     """The probabilities of all classes, by Keras alone."""
     found = model.predict_on_batch(photos.astype(np.float32) / 255)
     return found if found.shape[1] > 1 else np.concatenate([1 - found, found], axis=1)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("finetune_plain", "residual")]
+SAVED = ["default", "features", "happy", "mnist", *slow("finetune_plain", "residual")]
 
 
-@pytest.mark.parametrize("name", ["default", "features", "happy", "mnist", *SLOW])
+@pytest.mark.parametrize("name", SAVED)
 def test_a_saved_net_loads_whatever_trained_then_and_trains_now(name, tmp_path):
     model, other = scrambled(name, 3), build_model(name, SMALL, 3)
     size = program.image_size(name, SMALL)
     photos = np.random.default_rng(1).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     photos[..., 1:] = photos[..., :1]  # grey, so that it is plain what a net of grey ones sees
-    for trains, load in itertools.product((True, False), (program.load_h5, keras_load)):
+    readers = program.load_h5, lambda path, net: net.load_weights(path)  # Keras minds what trains
+    for trains, load in itertools.product((True, False), readers):
         model.trainable, other.trainable = trains, not trains
         path = save(model, name, tmp_path / "net.h5", "abc")
         other.set_weights([np.zeros_like(array) for array in model.get_weights()])
@@ -246,10 +234,7 @@ def pretrained(tmp_path_factory):
     return str(path)
 
 
-SLOW_BASES = [pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v2", "resnet50")]
-
-
-@pytest.mark.parametrize("name", ["vgg16", SMALL, *SLOW_BASES])
+@pytest.mark.parametrize("name", ["vgg16", SMALL, *slow("mobilenet_v2", "resnet50")])
 def test_a_base_sees_the_pixels_that_its_authors_trained_it_on(name):
     """An independent truth: the net of keras.applications after its own preprocess_input."""
     kind = BASES[name]
@@ -322,9 +307,7 @@ WORDS = {"imagenet": "URL fetch failure", "missing.h5": "No such file or directo
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_base_weights_that_cannot_be_had_are_one_line_with_the_way_out(
-    source, run, dataset, tmp_path, monkeypatch
-):
+def test_base_weights_that_cannot_be_had_are_one_line(source, run, dataset, tmp_path, monkeypatch):
     def offline(**options):
         if "weights" in options:
             return real(**options)
@@ -351,20 +334,12 @@ def test_a_checkpoint_of_another_base_is_not_resumed(
     pretrained, dataset, tmp_path, run, monkeypatch, capsys
 ):
     """A base without weights is random: what a head learned from one is no use to another."""
-
-    def fit(self, *arguments, callbacks, **more):  # Ctrl-C in the second epoch
-        stop = lambda epoch, logs: epoch and signal.raise_signal(signal.SIGINT)  # noqa: E731
-        callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=stop), *callbacks]
-        return real(self, *arguments, callbacks=callbacks, **more)
-
-    real = keras.Model.fit
-    monkeypatch.setattr(keras.Model, "fit", fit)
+    at(monkeypatch, "on_train_batch_end", 2, ctrl_c)
     line = ["--dataset", dataset, "--weights", tmp_path / "net.h5", "--model", "features"]
     line += ["--base", SMALL, "--epochs", 2, "--base-weights"]
-    assert run(*line, "none")[0] == 130
-    assert (tmp_path / "net.checkpoint").exists()
-    monkeypatch.setattr(keras.Model, "fit", see)
-    with pytest.raises(Seen):
+    assert run(*line, "none")[0] == 130 and (tmp_path / "net.checkpoint").exists()
+    monkeypatch.setattr(keras.Model, "fit", mock.Mock(side_effect=Killed))
+    with pytest.raises(Killed):
         run(*line, pretrained)
     err = capsys.readouterr().err
     assert "is no checkpoint of this training" in err and "Resuming" not in err
@@ -412,12 +387,6 @@ def test_by_the_best_recipe_a_whole_base_learns_but_its_normalization(dataset, t
     tuned.train(dataset)
     learned = {each.name for each in tuned.model.layers if each.weights and "norm" not in each.name}
     assert moved(before, arrays(tuned.model)) == learned
-
-
-def test_the_net_that_comes_with_it_is_a_base_unless_weights_are_named():
-    for given, wanted in (({}, "box"), ({"base_weights": "none"}, "none")):
-        found = CatDogClassifier(model="features", base="box", **given).settings
-        assert (found.base, found.base_weights) == ("efficientnet-lite0", wanted)
 
 
 def test_the_tutorials_fine_tuning_trains_the_head_before_the_last_block(dataset, tmp_path):
@@ -483,7 +452,7 @@ def test_the_nets_for_other_pictures_learn_them(name, count, tmp_path, monkeypat
     assert net.info["summary"]["test"]["accuracy"] >= 0.95
 
 
-# Recipes: epochs, rates, optimizers, crops. -------------------------------------------------------
+# Recipes: epochs, rates, optimizers; the device. --------------------------------------------------
 
 
 EPOCHS = [({}, 100), ({"steps": 250}, 100), ({"steps": 500}, 50), ({"steps": 1250}, 30)]
@@ -506,18 +475,16 @@ def test_drawings_are_learned_sooner_and_the_epochs_follow_the_photos_of_each_tr
 
 
 @pytest.mark.parametrize("recipe", ["best", "tutorial"])
-def test_the_rate_rises_for_a_tenth_of_the_steps_then_falls_along_a_cosine(
-    recipe, dataset, tmp_path, monkeypatch
-):
+def test_the_rate_rises_for_a_tenth_then_falls_as_a_cosine(recipe, dataset, tmp_path, monkeypatch):
     def fit(self, *arguments, **more):
         for step in range(12):  # 24 photos in batches of 8, 4 epochs
             self.optimizer.iterations.assign(step)
             rates.append(float(self.optimizer.learning_rate))
-        raise Seen
+        raise Killed
 
     rates = []
     monkeypatch.setattr(keras.Model, "fit", fit)
-    with pytest.raises(Seen):
+    with pytest.raises(Killed):
         quick(tmp_path, model="signs", recipe=recipe, learning_rate=0.02).train(dataset)
     done = np.arange(12) / 12
     falling = 0.02 * (1 + np.cos(np.pi * (done - 0.1) / 0.9)) / 2
@@ -565,9 +532,6 @@ def test_muon_is_what_jordan_wrote_for_kernels_and_adamw_for_all_else():
             expected[name] -= rate * mean / (np.sqrt(square) + 1e-7)
     for variable, array in zip(variables, expected.values(), strict=True):
         np.testing.assert_allclose(variable.numpy(), array, atol=2e-5)
-
-
-# The device. --------------------------------------------------------------------------------------
 
 
 def test_the_first_gpu_is_used_with_memory_growth(monkeypatch):
