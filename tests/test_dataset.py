@@ -34,8 +34,7 @@ def test_the_sample_is_small_balanced_and_varied():
     assert sum(path.stat().st_size for path in DATASET.rglob("*") if path.is_file()) <= 3_000_000
     for split in ("train", "validation", "test"):
         classes = program.list_split(DATASET, split)
-        assert list(classes) == ["cat", "dog"]
-        assert len(classes["cat"]) == len(classes["dog"]) >= 50
+        assert list(classes) == ["cat", "dog"] and 50 <= len(classes["cat"]) == len(classes["dog"])
     assert len({Image.open(path).size for path in DRAWINGS}) > 100
 
 
@@ -64,8 +63,7 @@ def test_drawings_are_known_as_such_and_photographs_are_not(tmp_path, run, train
     assert "These are drawings: who learns from them knows nothing of photographs" in err
     assert "python dataset/prepare.py -h" in err
     code, _, err = run("-f", DATASET / "test" / "1.jpg", *line)
-    assert code == 0
-    assert "was trained on drawings and knows nothing of photographs" in err
+    assert code == 0 and "was trained on drawings and knows nothing of photographs" in err
     assert trained.info["is_synthetic"] is False
 
 
@@ -73,7 +71,6 @@ def test_drawings_are_known_as_such_and_photographs_are_not(tmp_path, run, train
 def test_the_main_job_scores_95_percent(tmp_path):
     line = (PROGRAM, "--dataset", DATASET, "--seed", 0, "--json", "--epochs", 15)  # half of all
     done = python(*line, cwd=tmp_path)
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["test"]["accuracy"] >= 0.95
+    assert done.returncode == 0 and json.loads(done.stdout)["test"]["accuracy"] >= 0.95
     one = python(PROGRAM, "-f", DATASET / "test" / "1.jpg", cwd=tmp_path, text=True)
     assert (one.returncode, one.stdout.split()[0]) == (0, "dog")

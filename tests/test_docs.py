@@ -75,8 +75,7 @@ def test_every_command_of_the_documents_parses(script, line):
 
 
 def test_the_readme_is_short_and_has_a_command_for_everything():
-    assert len(README.splitlines()) <= 200
-    assert len(README.split()) <= 2000
+    assert len(README.splitlines()) <= 200 and len(README.split()) <= 2000
     assert len(commands(REPO / "README.md")) >= 12
     assert {script for path in DOCUMENTS for script, _ in commands(path)} == set(PARSERS)
 
@@ -88,8 +87,7 @@ def test_the_rooms_are_numbered_in_order_and_listed_in_the_readme():
 
 def test_functions_are_short_and_described_the_class_is_small_and_the_first_net_comes_early():
     lengths = sorted(node.end_lineno - node.lineno + 1 for node in FUNCTIONS)
-    assert lengths[-1] <= 40
-    assert lengths[len(lengths) // 2] <= 10
+    assert lengths[-1] <= 40 and lengths[len(lengths) // 2] <= 10
     assert lengths[int(0.9 * len(lengths))] <= 25
     assert CLASSIFIER.end_lineno - CLASSIFIER.lineno + 1 <= 250
     assert sum(isinstance(node, ast.FunctionDef) for node in CLASSIFIER.body) <= 25

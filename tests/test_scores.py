@@ -5,18 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from CatDogClassifier import (
-    apply_temperature,
-    calibration_bins,
-    classification_scores,
-    confidence_threshold,
-    draw_curves,
-    fit_temperature,
-    percent,
-    precision_recall,
-    risk_coverage,
-    wilson,
-)
+import CatDogClassifier as program
+from CatDogClassifier import apply_temperature, calibration_bins, confidence_threshold, wilson
 
 
 def both(second):
@@ -30,16 +20,12 @@ def column(*labels):
     return np.array(labels, np.float32)[:, None]
 
 
-@pytest.mark.parametrize(
-    ("correct", "total", "low", "high"),
-    # Table I, method 3, of R. G. Newcombe, Statistics in Medicine 17 (1998).
-    [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ],
-)
+# Table I, method 3, of R. G. Newcombe, Statistics in Medicine 17 (1998).
+NEWCOMBE = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)]
+NEWCOMBE += [(0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718)]
+
+
+@pytest.mark.parametrize(("correct", "total", "low", "high"), NEWCOMBE)
 def test_the_interval_is_wilsons_and_stays_within_0_and_1(correct, total, low, high):
     assert wilson(correct, total) == pytest.approx((low, high), abs=5e-5)
     mirrored = 1 - high, 1 - low
@@ -48,32 +34,29 @@ def test_the_interval_is_wilsons_and_stays_within_0_and_1(correct, total, low, h
 
 
 def test_scores_count_right_answers_and_the_loss_is_the_mean_cross_entropy():
-    found = classification_scores(both([0.1, 0.9, 0.6, 0.4, 0.8]), column(0, 1, 0, 1, 1))
+    found = program.classification_scores(both([0.1, 0.9, 0.6, 0.4, 0.8]), column(0, 1, 0, 1, 1))
     assert (found["correct"], found["total"], found["accuracy"]) == (3, 5, 0.6)
     assert found["interval"] == wilson(3, 5)
     assert found["loss"] == pytest.approx(-np.log([0.9, 0.9, 0.4, 0.4, 0.8]).mean())
-    wrong = classification_scores(both([0.0, 0.0]), column(1, 1))
+    wrong = program.classification_scores(both([0.0, 0.0]), column(1, 1))
     assert (wrong["loss"], wrong["correct"]) == (pytest.approx(-np.log(1e-7)), 0)
 
 
 def test_precision_and_recall_come_from_the_confusion_table_and_are_none_of_none():
     answers = np.eye(4)[[0, 0, 1, 1, 0, 1]]
-    found = precision_recall(answers, column(0, 0, 0, 1, 1, 2))
+    found = program.precision_recall(answers, column(0, 0, 0, 1, 1, 2))
     assert found["confusion"] == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
     assert found["precision"] == [2 / 3, 1 / 3, None, None]
     assert found["recall"] == [2 / 3, 1 / 2, 0.0, None]
     assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 3)
 
 
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [(0.9996, "99.9 %"), (1.0, "100.0 %"), (0.812, "81.2 %"), (np.float32(0.81), "81.0 %")],
-)
-def test_percentages_are_never_rounded_up(share, text):
-    assert percent(share) == text
+def test_percentages_are_never_rounded_up():
+    shares = 0.9996, 1.0, 0.812, np.float32(0.81)
+    assert [*map(program.percent, shares)] == ["99.9 %", "100.0 %", "81.2 %", "81.0 %"]
 
 
-# Calibration. -------------------------------------------------------------------------------------
+# Calibration, and the curves. ---------------------------------------------------------------------
 
 
 def hot(temperature, classes, count=6000):
@@ -90,14 +73,14 @@ def hot(temperature, classes, count=6000):
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_the_temperature_by_which_answers_were_made_is_found(temperature, classes):
     found, labels = hot(temperature, classes)
-    fitted = fit_temperature(found, labels)
+    fitted = program.fit_temperature(found, labels)
     assert fitted == pytest.approx(temperature, rel=0.06)
     assert calibration_bins(apply_temperature(found, fitted), labels)["ece"] < 0.025
 
 
 def test_a_net_that_was_always_right_does_not_become_certain():
     found, labels = both([0.1, 0.9] * 50), column(*[0, 1] * 50)
-    cooled = apply_temperature(found, fit_temperature(found, labels))
+    cooled = apply_temperature(found, program.fit_temperature(found, labels))
     assert cooled.max() == pytest.approx(1 - 1 / 102, abs=2e-4)
 
 
@@ -119,38 +102,33 @@ def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy()
 
 def test_a_threshold_abstains_from_as_few_as_it_can_with_so_few_errors():
     right = column(1, 1, 0, 1, 0, 1, 1, 0)
-    curve = risk_coverage(both([0.99, 0.98, 0.97, 0.9, 0.9, 0.8, 0.7, 0.6]), right)
+    curve = program.risk_coverage(both([0.99, 0.98, 0.97, 0.9, 0.9, 0.8, 0.7, 0.6]), right)
     assert [row[1:] for row in curve] == [[0, 1], [0, 2], [1, 3], [2, 5], [2, 6], [2, 7], [3, 8]]
     assert confidence_threshold(curve, 0.0) == (0.98, 0.0, pytest.approx(6 / 8))
     assert confidence_threshold(curve, 0.3) == (0.7, pytest.approx(2 / 7), pytest.approx(1 / 8))
     assert confidence_threshold(curve, 0.5)[0] == 0.6
     assert confidence_threshold(curve[2:], 0.1) == (1.1, 0.0, 1.0)  # nothing is safe
-    many = risk_coverage(both(np.linspace(0.6, 1, 1000)), np.ones((1000, 1), np.float32))
+    many = program.risk_coverage(both(np.linspace(0.6, 1, 1000)), np.ones((1000, 1), np.float32))
     assert (len(many), many[-1]) == (256, [pytest.approx(0.6), 0, 1000])
 
 
-# Curves. ------------------------------------------------------------------------------------------
-
 HISTORY = {"acc": [0.5, 0.6, 0.7], "loss": [0.7, 0.6, 0.5]}
 HISTORY |= {"val_acc": [1.0, 0.0, 0.0], "val_loss": [2.0, 4.0, 4.0]}
+# By the tutorials' moving average, of which 0.8 is kept.
+SMOOTHED = [("acc", "Accuracy", [1.0, 0.8, 0.64]), ("loss", "Loss", [2.0, 2.4, 2.72])]
 
 
-@pytest.mark.parametrize(
-    ("name", "title", "smoothed"),  # by the tutorials' moving average, of which 0.8 is kept
-    [("acc", "Accuracy", [1.0, 0.8, 0.64]), ("loss", "Loss", [2.0, 2.4, 2.72])],
-)
+@pytest.mark.parametrize(("name", "title", "smoothed"), SMOOTHED)
 def test_the_curves_show_the_history_and_mark_the_best_epoch(name, title, smoothed):
     trained = types.SimpleNamespace(history=HISTORY)
-    figure = draw_curves(trained, name, title, {"best_epoch": 2})
+    figure = program.draw_curves(trained, name, title, {"best_epoch": 2})
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     dots = lines["training"]
     assert (dots.get_marker(), dots.get_linestyle()) == ("o", "None")
     assert dots.get_xydata().tolist() == [[i + 1, y] for i, y in enumerate(HISTORY[name])]
     assert list(lines["validation"].get_ydata()) == HISTORY[f"val_{name}"]
     assert lines["validation, smoothed"].get_ydata() == pytest.approx(smoothed)
-    assert lines["best epoch: 2"].get_xdata()[0] == 2
-    assert title in figure.axes[0].get_title()
+    assert lines["best epoch: 2"].get_xdata()[0] == 2 and title in figure.axes[0].get_title()
     assert figure._repr_png_().startswith(b"\x89PNG")  # a notebook shows it by itself
-    assert (
-        len(draw_curves(trained, name, title, {"best_epoch": 0}).axes[0].lines) == 3
-    )  # none was the best
+    figure = program.draw_curves(trained, name, title, {"best_epoch": 0})  # none was the best
+    assert len(figure.axes[0].lines) == 3
