@@ -185,9 +185,10 @@ TWICE = ["Cat/1.jpg", "cats/1.jpg", "cats/2.jpg", "Dog/1.jpg", "Dog/2.jpg", "Dog
 KAGGLE = ["train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg"]
 SOURCES = [(["photo.jpg"], "must hold two classes"), (["Cat/1.jpg"], "must hold two classes")]
 SOURCES += [(["Cat/1.jpg", "Dog/x/.hidden"], "but holds 1 ("), (TWICE, "would both become")]
+SOURCES += [(KAGGLE, "which is no class. Name SOURCE/train")]
 
 
-@pytest.mark.parametrize(("files", "words"), [*SOURCES, (KAGGLE, "no class. Name SOURCE/train")])
+@pytest.mark.parametrize(("files", "words"), SOURCES)
 def test_a_folder_that_is_no_source_is_refused(tmp_path, new, prepare, files, words):
     err = refusal(prepare(touch(tmp_path / "source", *files), new, "--split", "2,1,0"))
     assert words in err and not new.exists()
