@@ -11,8 +11,11 @@ and calls 98.50 % of 1,000 photos of other kinds of things neither (tests/measur
     python CatDogClassifier.py                  train on dataset/, save CatDogClassifier_model.h5
     python CatDogClassifier.py -f photo.jpg     classify one photo
     python CatDogClassifier.py -d holiday       classify a folder
+    python CatDogClassifier.py --dataset pets   train on what dataset/prepare.py made
 
-Rooms 1 to 9 are the book, read in order; the rest is its appendix: grep '^# [0-9]' lists them.
+Exit codes: 0 all went well, 1 a failure or some unreadable photos, 2 a mistake in the command, 130
+after Ctrl-C or SIGTERM. To read this file: rooms 1 to 9 are the book, in order; the rest is its
+appendix. grep '^# [0-9]' lists them.
 """
 
 import argparse
@@ -30,7 +33,6 @@ import importlib
 import io
 import itertools
 import json
-import logging
 import math
 import os
 import re
@@ -48,15 +50,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-try:
-    import numpy as np
-    from PIL import Image, ImageOps
-except (ModuleNotFoundError, KeyboardInterrupt) as error:  # most of the time before `main` is here
-    if __name__ != "__main__":
-        raise
-    name, fix = getattr(error, "name", ""), "pip install -r requirements.txt"
-    sys.exit(f"CatDogClassifier: {name} is not installed. Run: {fix}" if name else 130)
-
 __version__ = "2.0"
 PROGRAM = f"CatDogClassifier {__version__}"
 PRETRAINED = Path(__file__).resolve().with_name("CatDogClassifier_pretrained.h5")
@@ -66,7 +59,6 @@ PRETRAINED = Path(__file__).resolve().with_name("CatDogClassifier_pretrained.h5"
 # 1. Settings: every default lives here once; its text is what -h prints
 
 OPTIMIZERS = ("rmsprop", "adam", "adamw", "muon", "sgd")
-PRECISIONS, RECIPE_NAMES = ("auto", "float32"), ("best", "tutorial")
 
 
 def option(default, text, low=None, high=math.inf, **more):
@@ -83,7 +75,7 @@ class Settings:
     model: str = option("default", "architecture of the net, see below")
     base: str = option("vgg16", "pretrained net in those that have one, box: the shipped one")
     base_weights: str = option("imagenet", "its weights: imagenet, box, none, or a file")
-    recipe: str = option("best", "as measured best, or as the tutorials do", choices=RECIPE_NAMES)
+    recipe: str = option("best", "measured best, or as in tutorials", choices=("best", "tutorial"))
     epochs: int = option(30, "passes over the photos at most; best: 30 to 100, more if few", 1)
     steps: int = option(0, "training steps in an epoch; 0: one pass over the photos", 0)
     batch_size: int = option(32, "photos per training step", 1)
@@ -91,12 +83,12 @@ class Settings:
     learning_rate: float = option(0.001, "size of the updates", 1e-300, 1e300)
     patience: int = option(0, "stop after so many epochs without a better one; 0: never", 0)
     augment: bool = option(True, "train on the photos as they are", flags=["--no-augment"])
-    precision: str = option("auto", "auto: answer in 8 bits if as good", choices=PRECISIONS)
+    precision: str = option("auto", "auto: in 8 bits if as good", choices=("auto", "float32"))
     unsure: float = option(None, "abstain where more answers would be wrong", 0, 1)
     seed: int = option(None, "make a run repeatable (default: a new one)", 0, 2**32 - 1)
     resume: bool = option(True, "start over, whatever checkpoint there is", flags=["--no-resume"])
     quiet: bool = option(False, "print results and errors only", flags=["-q", "--quiet"])
-    asked: frozenset = frozenset()  # the names of those that somebody chose
+    asked: dict = field(default_factory=dict)  # what somebody chose of these
 
     def __post_init__(self):
         for each in fields(self)[:-1]:
@@ -194,10 +186,11 @@ class Console:
         self.width, self.drawn = len(text), now
 
     def watch(self, label, items, total):
+        """The items, and a bar of how many are done; of an unknown total, 0, none."""
         started = time.monotonic()
-        for done, item in enumerate(items):
-            self.bar(label, done, total, started)
+        for done, item in enumerate(items, start=1):
             yield item
+            self.bar(label, done, total, started) if total else None
         self.clear()
 
     def clear(self):
@@ -224,7 +217,8 @@ class Lazy:
         return self.__name__
 
 
-tf, h5py = Lazy("tensorflow"), Lazy("h5py")
+np, Image, ImageOps = Lazy("numpy"), Lazy("PIL.Image"), Lazy("PIL.ImageOps")
+tf, h5py, urls = Lazy("tensorflow"), Lazy("h5py"), Lazy("urllib.parse")
 keras, layers, ops = Lazy("keras"), Lazy("keras.layers"), Lazy("keras.ops")
 matplotlib, matplotlib_figure = Lazy("matplotlib"), Lazy("matplotlib.figure")
 litert = Lazy("ai_edge_litert.interpreter", "pip install ai-edge-litert")  # extras
@@ -275,22 +269,25 @@ def happy_faces(size, classes, base=None):
     return keras.Sequential([*net, output_layer(classes, "fc")])
 
 
+def convolution(maps, name, count=None, kernel=3, stride=1, rectified=True, most=None):
+    """A normalized convolution; without a count of each map alone (depthwise)."""
+    kind = {"strides": stride, "padding": "same", "use_bias": False, "name": f"{name}_conv"}
+    full = functools.partial(layers.Conv2D, count, kernel_initializer="he_normal")
+    maps = (full if count else layers.DepthwiseConv2D)(kernel, **kind)(maps)  # (N, H / stride, ...)
+    # Each map gets mean 0 and deviation 1, then a scale and a shift, which take the place of a bias
+    # (Ioffe and Szegedy 2015, arXiv:1502.03167).
+    maps = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(maps)  # 0.99 lags
+    return layers.ReLU(most, name=f"{name}_relu")(maps) if rectified else maps
+
+
 def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
     """A net of our own, made for a CPU: 2,864,289 parameters, most work where maps are small."""
-
-    def convolution(maps, count, name, stride=1, rectified=True):
-        """3x3, normalized: its scale and shift take the place of a bias."""
-        kind = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
-        maps = layers.Conv2D(count, 3, stride, name=f"{name}_conv", **kind)(maps)
-        # Each map gets mean 0 and deviation 1, then a scale and a shift (Ioffe and Szegedy 2015).
-        maps = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(maps)  # 0.99 lags
-        return layers.ReLU(name=f"{name}_relu")(maps) if rectified else maps
 
     def block(maps, count, name):
         """A residual block: two convolutions learn what to add, two small layers to weigh it."""
         # He et al. 2016 (arXiv:1512.03385); squeeze, excitation: Hu et al. 2018 (arXiv:1709.01507).
-        change = convolution(maps, count, f"{name}_1")  # (N, H, W, count)
-        change = convolution(change, count, f"{name}_2", rectified=False)
+        change = convolution(maps, f"{name}_1", count)  # (N, H, W, count)
+        change = convolution(change, f"{name}_2", count, rectified=False)
         means = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_averages")(change)
         few = layers.Dense(count // 8, "relu", name=f"{name}_seen")(means)  # (N, 1, 1, count / 8)
         gates = layers.Dense(count, "sigmoid", name=f"{name}_gates")  # 0..1
@@ -298,10 +295,10 @@ def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
         return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([maps, change]))
 
     photos = keras.Input((None, None, 3))  # (N, 160, 160, 3), to train (N, 112, 112, 3)
-    maps = convolution(photos, 32, "stem", stride=2)  # (N, 80, 80, 32)
+    maps = convolution(photos, "stem", 32, stride=2)  # (N, 80, 80, 32)
     for stage, (count, blocks) in enumerate(stages, start=1):  # at 1/4 of the size, 1/8, 1/16
         maps = layers.MaxPooling2D(2, name=f"stage{stage}_pool")(maps)
-        maps = convolution(maps, count, f"stage{stage}")  # (N, 40, 40, 64), then half and wider
+        maps = convolution(maps, f"stage{stage}", count)  # (N, 40, 40, 64), then half and wider
         for number in range(1, blocks + 1):
             maps = block(maps, count, f"stage{stage}_block{number}")
     averages = layers.GlobalAveragePooling2D(name="averages")(maps)  # (N, 224)
@@ -310,17 +307,9 @@ def residual(size, classes, base=None, stages=((64, 1), (128, 2), (224, 2))):
 
 def efficientnet_lite0(pixels):
     """EfficientNet-Lite0 without its head, made for CPUs: pixels 0..255 -> (N, 1280); 3,413,024."""
-
-    def convolution(maps, name, kernel, count=None, stride=1, rectified=True):
-        """A normalized convolution; without a count of each map alone (depthwise)."""
-        kind = {"strides": stride, "padding": "same", "use_bias": False, "name": name}
-        make = functools.partial(layers.Conv2D, count) if count else layers.DepthwiseConv2D
-        maps = make(kernel, **kind)(maps)  # (N, H / stride, W / stride, count)
-        maps = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_norm")(maps)
-        return layers.ReLU(6.0, name=f"{name}_relu")(maps) if rectified else maps
-
+    six = functools.partial(convolution, most=6.0)
     maps = layers.Rescaling(1 / 128, -127 / 128, name="normalized")(pixels)  # about -1..1
-    maps = convolution(maps, "stem", 3, 32, stride=2)  # (N, 112, 112, 32)
+    maps = six(maps, "stem", 32, stride=2)  # (N, 112, 112, 32)
     # Each block widens its maps, looks at every one alone, and narrows them again (Tan and Le 2019,
     # arXiv:1905.11946; Lite: no squeeze and excitation, ReLU6 everywhere). How the blocks of a
     # stage widen, their maps, repeats, stride of the first, kernel:
@@ -330,11 +319,11 @@ def efficientnet_lite0(pixels):
         for number in range(repeats):
             name, given = f"block{stage}_{number}", maps
             if wider > 1:
-                maps = convolution(maps, f"{name}_wide", 1, wider * maps.shape[-1])
-            maps = convolution(maps, f"{name}_deep", kernel, stride=1 if number else stride)
-            maps = convolution(maps, f"{name}_thin", 1, count, rectified=False)
+                maps = six(maps, f"{name}_wide", wider * maps.shape[-1], 1)
+            maps = six(maps, f"{name}_deep", kernel=kernel, stride=1 if number else stride)
+            maps = convolution(maps, f"{name}_thin", count, 1, rectified=False)
             maps = layers.Add(name=f"{name}_add")([given, maps]) if number else maps
-    maps = convolution(maps, "last", 1, 1280)  # (N, 7, 7, 1280)
+    maps = six(maps, "last", 1280, 1)  # (N, 7, 7, 1280)
     return layers.GlobalAveragePooling2D(name="averages")(maps)  # (N, 1280)
 
 
@@ -346,11 +335,10 @@ BASES = {
     "vgg16": Base("vgg16", "VGG16", 150, None, "block5_conv1"),
     "mobilenet": Base("mobilenet", "MobileNet", 224, "avg", "conv_dw_12"),
     "mobilenet-0.75": Base("mobilenet", "MobileNet", 224, "avg", "conv_dw_12", {"alpha": 0.75}),
-    "mobilenet-0.5": Base("mobilenet", "MobileNet", 224, "avg", "conv_dw_12", {"alpha": 0.5}),
     "mobilenet-0.25": Base("mobilenet", "MobileNet", 224, "avg", "conv_dw_12", {"alpha": 0.25}),
     "mobilenet_v2": Base("mobilenet_v2", "MobileNetV2", 224, "avg", "block_13_expand"),
     "resnet50": Base("resnet50", "ResNet50", 224, "avg", "conv5_block1_1_conv"),
-    "efficientnet-lite0": Base(None, efficientnet_lite0, 224, "avg", "block6_0_wide"),
+    "efficientnet-lite0": Base(None, efficientnet_lite0, 224, "avg", "block6_0_wide_conv"),
 }
 
 
@@ -500,8 +488,7 @@ def replacing(path):
             shutil.copymode(target, part)
         os.replace(part, target)
     finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        part.unlink(missing_ok=True)
 
 
 def write_file(path, content, flag="--weights"):
@@ -523,7 +510,6 @@ def write_file(path, content, flag="--weights"):
             trial.touch()
             trial.unlink()
     except OSError as error:
-        fix = "Make room" if error.errno == errno.ENOSPC else fix
         raise CatDogError(f"cannot write {path}: {reason(error)}", fix) from None
 
 
@@ -582,9 +568,10 @@ def subfolders(folders, aliases):
     return dict(sorted(found.items()))
 
 
-def is_folder_name(name):
-    """Whether a class can be a folder, in which photos are sorted, on any system."""
-    return re.fullmatch(r"(?!\.\.?$)[^/\\\0\ud800-\udfff]+", name)
+def are_classes(names):
+    """Whether these can be the classes of a net: folders, to sort photos into, on any system."""
+    folders = [re.fullmatch(r"(?!\.\.?$)[^/\\\0\ud800-\udfff]+", name) for name in names]
+    return 2 <= len(names) <= MAX_CLASSES and all(folders)
 
 
 def list_split(dataset, split, expected=None, some=False):
@@ -598,7 +585,7 @@ def list_split(dataset, split, expected=None, some=False):
     found, where = subfolders(found[split], CLASS_ALIASES), f"{dataset}/{split}"
     classes = {name: [*itertools.chain(*map(list_photos, found[name]))] for name in found}
     classes = {name: photos for name, photos in classes.items() if photos}
-    if not 2 <= len(classes) <= MAX_CLASSES or not all(map(is_folder_name, classes)):
+    if not are_classes(classes):
         held = f"{len(classes)} ({', '.join([*classes][:5])})"
         problem = f"{where} must hold two classes, or up to {MAX_CLASSES}, but holds {held}"
         raise CatDogError(problem, layout)
@@ -659,11 +646,9 @@ def decode(image, file, size, exact=False):
     if math.prod(image.size) > MAX_PIXELS:
         raise PhotoError(f"too large: {image.width} x {image.height} pixels")
     if progressive:  # stored in several passes over the picture, each as slow as a whole one
-        place = file.tell()
-        file.seek(0)
+        file.seek(0)  # to load it Pillow seeks what it needs
         if file.read().count(b"\xff\xda") > 100:  # scans; usual are ten
             raise PhotoError("too many scans: it would take forever")
-        file.seek(place)
     if (pixels if progressive else math.prod(image.size)) > MANY_PIXELS:
         return LARGE_PHOTOS.submit(resize_square, image, size).result()
     return resize_square(image, size)
@@ -675,9 +660,8 @@ def resize_square(image, size):
     turned = image
     with contextlib.suppress(Exception):  # a broken EXIF block never loses a photo
         turned = ImageOps.exif_transpose(image)
-    if turned.mode.startswith("I"):
-        grey = np.asarray(turned).clip(0, 65535) // 256  # scaled to 8 bits instead of clipped
-        turned = Image.fromarray(grey.astype(np.uint8))
+    if turned.mode.startswith("I"):  # 16 bits: scaled to 8 instead of clipped
+        turned = Image.fromarray((np.asarray(turned).clip(0, 65535) // 256).astype(np.uint8))
     elif turned.has_transparency_data:
         turned = turned.convert("RGBA")
         turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
@@ -794,10 +778,8 @@ def affine_rows(turn, right, down, shear, zoom_x, zoom_y, mirror, size):
 
 def blur(photo, halvings):
     """A uint8 photo (S, S, 3) as if it had been small: its sides halved so often, then enlarged."""
-    if not halvings:
-        return photo
     image = Image.fromarray(photo)
-    small = image.reduce(2 ** int(halvings))
+    small = image.reduce(2 ** int(halvings))  # of none it is a copy
     return np.asarray(small.resize(image.size, Image.Resampling.BILINEAR))
 
 
@@ -825,8 +807,8 @@ def warp(photos, affines, side=None):
 
 
 def draw_changes(rng, photos, augment):
-    """Photos, uint8 (B, S, S, 3), and what is to change about them: (B, 6), (B, 11), or (0, 0)."""
-    affines = augment(rng, len(photos), photos.shape[1]) if augment else np.empty((0, 0))
+    """Photos, uint8 (B, S, S, 3), and what is to change about them: (B, 6) or (B, 11)."""
+    affines = augment(rng, len(photos), photos.shape[1])
     if augment is draw_crops:
         photos = np.stack([blur(*each) for each in zip(photos, affines[:, 10], strict=True)])
     return photos, affines
@@ -874,9 +856,6 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
 @contextlib.contextmanager
 def muted_stderr():
     """Keep native code from writing: TensorFlow's start-up lines ignore every log setting."""
-    if sys.stderr is None:
-        yield
-        return
     saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
     try:
@@ -890,31 +869,24 @@ def muted_stderr():
 def start_tensorflow(settings):
     """Import TensorFlow, quietly, and seed everything; returns a name of the device."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    device = f"CPU ({os.cpu_count()} cores)"
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # others may want a part of it
     with muted_stderr():
-        tf.get_logger().setLevel(logging.ERROR)
-        for gpu in reversed(tf.config.list_physical_devices("GPU")):  # the first is used
-            with contextlib.suppress(RuntimeError):  # it is in use already
-                tf.config.experimental.set_memory_growth(gpu, True)
-            details = tf.config.experimental.get_device_details(gpu)
-            device = f"GPU ({details.get('device_name', 'unnamed')})"
+        tf.get_logger().setLevel("ERROR")
         if settings.seed is not None:
             keras.utils.set_random_seed(settings.seed)
             tf.config.experimental.enable_op_determinism()
-    return device
+        if not (gpus := tf.config.list_physical_devices("GPU")):
+            return f"CPU ({os.cpu_count()} cores)"
+        details = tf.config.experimental.get_device_details(gpus[0])  # the first is used
+    return f"GPU ({details.get('device_name', 'unnamed')})"
 
 
 # ==================================================================================================
 # 7. Training: recipe, optimizer, epochs, the best of them, checkpoint and resume
 
-# How a net is trained: where Settings differ; `anneal`: the rate rises, then falls to zero;
-# `augment` draws the changes of the photos.
-Recipe = collections.namedtuple("Recipe", "settings anneal augment")
-RECIPES = {
-    "best": Recipe({}, True, draw_crops),
-    "tutorial": Recipe({"optimizer": "rmsprop", "patience": 10}, False, draw_affines),
-}
-# What a training must have in common with a checkpoint to resume from it.
+# The recipes: where Settings differ, and what draws the changes of photos.
+RECIPES = {"best": {}, "tutorial": {"optimizer": "rmsprop", "patience": 10}}
+AUGMENT = {"best": draw_crops, "tutorial": draw_affines}
 RESUME_KEYS = ("model", "recipe", "steps", "batch_size", "optimizer", "learning_rate", "augment")
 RESUME_KEYS += ("seed",)
 SHOWN, MOST_EPOCHS = 800_000, 100  # photos that "best" shows in all, in so many epochs at most
@@ -934,8 +906,8 @@ def resolve_settings(given):
         raise UsageError(f"{asked.base} has no classes of its own", "Name another --base")
     kind = ARCHITECTURES[asked.model]
     recipe = "tutorial" if kind.transfer and not kind.best else asked.recipe
-    chosen = RECIPES[recipe].settings | kind.settings | getattr(kind, recipe) | given
-    return Settings(**{**chosen, "recipe": recipe, "asked": frozenset(given)})
+    chosen = RECIPES[recipe] | kind.settings | getattr(kind, recipe) | given
+    return Settings(**{**chosen, "recipe": recipe, "asked": given})
 
 
 def default_epochs(settings, count, is_synthetic):
@@ -975,7 +947,7 @@ def compile_model(model, settings, steps=0):
     """A model made ready for `fit`; with the rates of the recipe if its steps are known."""
     optimizer = muon() if settings.optimizer == "muon" else keras.optimizers.get(settings.optimizer)
     rate = settings.learning_rate
-    if RECIPES[settings.recipe].anneal and steps:  # it rises for a tenth, then falls to 0
+    if settings.recipe == "best" and steps:  # it rises for a tenth, then falls to 0
         phases = {"warmup_target": rate, "warmup_steps": 0.1 * steps, "decay_steps": 0.9 * steps}
         rate = keras.optimizers.schedules.CosineDecay(0.0, **phases)  # along half a cosine
     optimizer.learning_rate = rate
@@ -1000,25 +972,13 @@ def read_data(folder, size, expected, console):
     except CatDogError as error:
         console.say(f"There will be no test score: {error}")
     for split, classes in lists.items():
-        splits[split] = photos, labels = load_photos(classes, size, console)
-        counts = zip(np.bincount(labels[:, 0].astype(int)), classes, strict=True)
-        counts = ", ".join(f"{count} {escape_control(name)}" for count, name in counts)
-        console.say(f"{split:<12} {counts}")
+        splits[split] = load_photos(classes, size, console)
+        counts = (f"{len(classes[name])} {escape_control(name)}" for name in classes)
+        console.say(f"{split:<12} {', '.join(counts)}")
     drawn, (example, *_) = False, next(iter(lists["train"].values()))
     with contextlib.suppress(PhotoError), open_image(example) as (image, _):
         drawn = image.info.get("comment") == b"drawing by CatDogClassifier"  # as in dataset/
     return Data(tuple(lists["train"]), splits, drawn, digest(*itertools.chain(*splits.values())))
-
-
-def resume_key(settings, data):
-    """What a training and a checkpoint must have in common, as JSON gives it back."""
-    key = {"program": PROGRAM, "keras": keras.__version__, "photos": data.state}
-    key |= {"classes": list(data.classes)} | {name: getattr(settings, name) for name in RESUME_KEYS}
-    if ARCHITECTURES[settings.model].transfer:
-        key |= {"base": settings.base, "base_weights": settings.base_weights}
-        with contextlib.suppress(OSError), open_regular(settings.base_weights) as file:
-            key["base_weights"] = digest(file.read())
-    return key
 
 
 @dataclass
@@ -1031,11 +991,7 @@ class TrainingState:
     seconds: list = field(default_factory=list)  # of each epoch
     rng: dict = field(default_factory=dict)  # the state of the generator that shuffles and augments
     run: str = field(default_factory=lambda: os.urandom(8).hex())  # its name, in the weights too
-
-    @property
-    def epochs(self):
-        """How many epochs the net has seen."""
-        return len(self.history.get("loss", []))
+    epochs: int = 0  # that the net has seen
 
 
 def unpack_npz(path):
@@ -1051,14 +1007,15 @@ class Trainer:
     """One run of `model.fit`: feeds it, shows it, keeps the best epoch, knows when to stop.
 
     `model` is the whole net, `fitted` what is trained of it: all, or the head on a base that is
-    computed before. `stop_reason` says why it ended, `stopped` whether by Ctrl-C or SIGTERM.
+    computed before. `stop_reason` says why it ended, `stopped` whether by Ctrl-C or SIGTERM; `key`:
+    what a checkpoint must have in common with a training to resume it.
     """
 
-    def __init__(self, model, settings, console):
+    def __init__(self, model, settings, console, key=None):
         self.model, self.fitted, self.settings, self.console = model, model, settings, console
         self.state, self.rng = TrainingState(), np.random.default_rng(settings.seed)
         self.kind, self.best_weights = ARCHITECTURES[settings.model], None
-        self.stop_reason, self.stopped = None, False
+        self.stop_reason, self.stopped, self.key = None, False, key
 
     def feed(self, photos, labels, shuffled=False):
         """The batches that this net is fed with; to train on shuffled, and maybe augmented."""
@@ -1069,7 +1026,7 @@ class Trainer:
             found = [base.predict_on_batch(to_float(photos[i : i + 32])) for i in starts]
             photos = np.concatenate(found)  # (N, 4, 4, 512) float32 of VGG16
         elif rng and settings.augment:
-            augment = RECIPES[settings.recipe].augment
+            augment = AUGMENT[settings.recipe]
         classes = max(2, self.model.output_shape[-1])  # a sigmoid answers for two
         more = {"steps": settings.steps if rng else 0, "side": augment and self.kind.crop}
         return make_batches(photos, labels, settings.batch_size, classes, rng, augment, **more)
@@ -1084,21 +1041,21 @@ class Trainer:
                 layer.trainable = not isinstance(layer, layers.BatchNormalization)
         compile_model(self.fitted, self.settings, steps * self.settings.epochs)
         self.fitted.optimizer.build(self.fitted.trainable_variables)  # or it compiles twice
-        self.best_weights = self.fitted.get_weights()
 
     def variables(self):
         """What changes in a net while it is trained: weights, dropout's seeds, optimizer."""
         return [*self.model.variables, *self.fitted.optimizer.variables]
 
-    def checkpoint(self, key):
-        """All that it takes to resume, in bytes, for a training that this key describes."""
-        about = json.dumps([key, {**asdict(self.state), "rng": self.rng.bit_generator.state}])
-        arrays = [np.frombuffer(about.encode(), np.uint8), *self.variables(), *self.best_weights]
-        names = ("CatDogClassifier", *(f"a{i}" for i in range(len(arrays) - 1)))
-        np.savez(file := io.BytesIO(), **dict(zip(names, map(np.asarray, arrays), strict=True)))
+    def checkpoint(self):
+        """All that it takes to resume, in bytes."""
+        about = json.dumps([self.key, {**asdict(self.state), "rng": self.rng.bit_generator.state}])
+        about = np.frombuffer(about.encode(), np.uint8)  # comes first in the file, by its name
+        arrays = map(np.asarray, [*self.variables(), *self.best_weights])
+        np.savez(file := io.BytesIO(), *arrays, CatDogClassifier=about)
         return file.getvalue()  # the CRCs of its zip catch a flipped bit
 
     def resume(self, about, arrays):
+        """Go on from what `unpack_npz` gives of a checkpoint."""
         self.state, variables = TrainingState(**about), self.variables()
         self.rng.bit_generator.state = self.state.rng  # or photos would come in another order
         for variable, array in zip(variables, arrays, strict=False):
@@ -1112,20 +1069,18 @@ class Trainer:
         self.stop_reason = self.is_over()  # nothing may be left to do
         hooks = {"on_train_batch_end": self.end_batch, "on_epoch_end": self.end_epoch}
         hooks = keras.callbacks.LambdaCallback(on_test_batch_end=self.check_stop, **hooks)
-        more = {"initial_epoch": self.first, "epochs": self.settings.epochs, "verbose": 0}
+        more = {"initial_epoch": self.first, "epochs": self.settings.epochs, "callbacks": [hooks]}
+        more |= {"validation_data": validation, "shuffle": False, "verbose": 0}
         with handling_signals(self.on_signal):
             if not self.stop_reason:
-                self.fitted.fit(
-                    train, validation_data=validation, callbacks=[hooks], shuffle=False, **more
-                )
+                self.fitted.fit(train, **more)
         self.stop_reason = "interrupted" if self.stopped else self.stop_reason
         self.console.clear()
-        if math.isinf(self.state.best_loss):
-            if not self.stopped:
-                problem = "loss or weights are no numbers from the start"
-                raise CatDogError(problem, "Try a smaller --learning-rate")
+        if not self.state.best_epoch and self.stopped:
             self.console.warn("Stopped before the first epoch was over: nothing was saved.")
             raise KeyboardInterrupt
+        if not self.state.best_epoch:
+            raise CatDogError("loss is no number from the start", "Try a smaller --learning-rate")
         self.fitted.set_weights(self.best_weights)  # the net has them too: same layers
 
     def on_signal(self, number, frame):
@@ -1139,17 +1094,15 @@ class Trainer:
         state, patience = self.state, self.settings.patience
         if state.epochs >= self.settings.epochs:
             return "all epochs"
-        stale = state.epochs - state.best_epoch  # epochs without a better one
-        return "stopped early" if patience and stale >= patience else None
+        return "stopped early" if patience and state.epochs - state.best_epoch >= patience else None
 
     def check_stop(self, batch, logs):
-        """Stop after this step when somebody wants to, or the loss is no number any more."""
-        if not math.isfinite(logs["loss"]):
-            self.stop_reason = "diverged"
-        if self.stopped or self.stop_reason:  # Keras honours both after each step
+        """Stop after this step when somebody wants to."""
+        if self.stopped:  # Keras honours both after each step
             self.fitted.stop_training = self.fitted.stop_evaluating = True
 
     def end_batch(self, batch, logs):
+        """Draw the bar of the whole training."""
         self.check_stop(batch, logs)
         self.done += 1  # steps
         last, epoch = self.settings.epochs, self.state.epochs + 1
@@ -1159,7 +1112,7 @@ class Trainer:
 
     def end_epoch(self, epoch, logs):
         """Keep the epoch if it is the best so far, save where the training stands, print scores."""
-        if self.stopped or self.stop_reason:
+        if self.stopped:
             return  # it was left in the middle
         weights, state, now = self.fitted.get_weights(), self.state, time.monotonic()  # copies
         if not all(np.isfinite(n).all() for n in (logs["loss"], logs["val_loss"], *weights)):
@@ -1167,29 +1120,22 @@ class Trainer:
             self.fitted.stop_training = True
             return
         state.seconds.append(now - self.epoch_started)
-        self.epoch_started = now
+        self.epoch_started, state.epochs = now, epoch + 1
         for name in ("loss", "acc", "val_loss", "val_acc"):
             state.history.setdefault(name, []).append(float(logs[name]))
         better = logs["val_loss"] < state.best_loss
         if better:
-            state.best_loss, state.best_epoch = float(logs["val_loss"]), epoch + 1
+            state.best_loss, state.best_epoch = float(logs["val_loss"]), state.epochs
             self.best_weights = weights  # kept in memory until a better one
         try:
             self.save(better)
         except CatDogError as error:  # a full disk may be emptied before the next epoch
             self.console.warn(f"{error}. Training goes on, and tries again later")
         scores = "  ".join(f"{name} {values[-1]:.3f}" for name, values in state.history.items())
-        pace = f"epoch {epoch + 1:2}/{self.settings.epochs} {state.seconds[-1]:5.1f} s"
+        pace = f"epoch {state.epochs:2}/{self.settings.epochs} {state.seconds[-1]:5.1f} s"
         self.console.say(f"{pace}  {scores}{'  best' if better else ''}")
         self.stop_reason = self.is_over()
         self.fitted.stop_training = self.stop_reason is not None  # honoured by Keras
-
-    def summary(self):
-        state, seconds = self.state, self.state.seconds or [0]
-        found = {"architecture": self.settings.model}
-        found |= {"best_epoch": state.best_epoch, "epochs": state.epochs}
-        found |= {"seconds": round(sum(seconds), 1), "seconds_per_epoch": float(np.median(seconds))}
-        return found | {"stop_reason": self.stop_reason or "interrupted"}
 
 
 def train_head(model, photos, labels, settings, console):
@@ -1206,8 +1152,7 @@ def announce(trainer, data, device):
     """Say what starts, where, and how to stop it."""
     say, settings, state = trainer.console.say, trainer.settings, trainer.state
     if data.is_synthetic:
-        say("These are drawings: who learns from them knows nothing of photographs. For those see")
-        say("python dataset/prepare.py -h: it takes photos of your own, or downloads some.")
+        say("These are drawings: who learns from them knows nothing of photographs (README.md).")
     net = settings.model + (f" on {settings.base}" if trainer.kind.transfer else "")
     say(f"Net: {net}. Recipe: {settings.recipe}, at most {settings.epochs} epochs on the {device}.")
     if state.epochs:
@@ -1449,32 +1394,14 @@ def new_info(settings, classes, **known):
 
 
 def trained_info(trainer, data):
-    """The metadata of a net in training, or after it."""
-    settings, known = trainer.settings, {"run": trainer.state.run, "summary": trainer.summary()}
-    known["is_synthetic"] = data.is_synthetic
-    known["recipe"] = {name: getattr(settings, name) for name in (*RESUME_KEYS, "epochs")}
-    return new_info(settings, data.classes, **known)
-
-
-def parse_metadata(text, settings):
-    """What a weights file says of its net; nothing: one of these settings. Raises ValueError."""
-    info = new_info(settings, ARCHITECTURES[settings.model].classes, run="") | json.loads(text)
-    kind, classes, curve = info["architecture"], info["classes"], info["risk_coverage"]
-    listed = kind in list(ARCHITECTURES)  # in a list: it may be anything
-    if not listed or (ARCHITECTURES[kind].transfer and info["base"] not in list(BASES)):
-        raise ValueError("it is of a net that this program does not know")
-    kinds = {"classes": list, "summary": dict, "recipe": dict, "risk_coverage": list}
-    whole = all(isinstance(info[name], kind) for name, kind in kinds.items())
-    whole = whole and info["recipe"].get("recipe", "best") in list(RECIPES)
-    if not whole or not 2 <= len(classes) <= MAX_CLASSES or classes != sorted(set(classes)):
-        raise ValueError("what it says about itself is damaged")
-    if odd := [name for name in classes if not is_folder_name(name)]:  # photos are sorted into them
-        raise ValueError(f"its class {odd[0]} cannot be a folder")
-    if not all(0 <= sure <= 1 and 0 <= wrong <= n and 0 < n < 1e12 for sure, wrong, n in curve):
-        raise ValueError("its risk-coverage curve is damaged")
-    if not 0.01 <= info["temperature"] <= 100:
-        raise ValueError("its temperature is damaged")
-    return info
+    """The metadata of a net in training, or after it: `summary` is the run in numbers and words."""
+    settings, state, seconds = trainer.settings, trainer.state, trainer.state.seconds or [0]
+    summary = {"architecture": settings.model, "epochs": state.epochs}
+    summary |= {"seconds": round(sum(seconds), 1), "seconds_per_epoch": float(np.median(seconds))}
+    summary |= {"best_epoch": state.best_epoch, "stop_reason": trainer.stop_reason or "interrupted"}
+    recipe = {name: getattr(settings, name) for name in (*RESUME_KEYS, "epochs")}
+    known = {"run": state.run, "recipe": recipe, "is_synthetic": data.is_synthetic}
+    return new_info(settings, data.classes, summary=summary, **known)
 
 
 def weight_names(model):
@@ -1516,8 +1443,7 @@ def oddity(file, count, name, link):
     """Why an object of an HDF5 file, by its name, is not safe to read; None if it is."""
     # Links and external or virtual storage would open other files; a compressed chunk, or an array
     # that is declared but not stored, may take any amount of memory.
-    many = name.count("/") > MAX_DEPTH or next(count) > MAX_ITEMS
-    if many or type(link) is not h5py.HardLink:
+    if name.count("/") > MAX_DEPTH or next(count) > MAX_ITEMS or type(link) is not h5py.HardLink:
         return f"{name[:80]} is a link, or one too many"
     if not isinstance(item := file[name], h5py.Dataset):
         return None
@@ -1538,15 +1464,27 @@ def open_h5(path, limit=1_000_000_000):
     except CatDogError:
         raise
     except Exception as error:  # noqa: BLE001 (h5py raises all kinds on damaged files)
-        why = reason(error) if isinstance(error, OSError) else error
-        fix = "Train anew, or name another --weights"
-        raise CatDogError(f"{path} is not a weights file that can be read ({why})", fix) from None
+        problem = f"{path} is not a weights file that can be read ({reason(error)})"
+        raise CatDogError(problem, "Train anew, or name another --weights") from None
 
 
 def read_metadata(path, settings):
-    """What a weights file says of its net, see `parse_metadata`. Raises CatDogError."""
+    """What a weights file says of its net; nothing: one of these settings. Raises CatDogError."""
     with open_h5(path) as file:
-        return parse_metadata((read_texts(file, "catdogclassifier") or [b"{}"])[0], settings)
+        text = (read_texts(file, "catdogclassifier") or [b"{}"])[0]
+        info = new_info(settings, ARCHITECTURES[settings.model].classes, run="") | json.loads(text)
+        kind, classes, curve = info["architecture"], info["classes"], info["risk_coverage"]
+        listed = kind in list(ARCHITECTURES)  # in a list: it may be anything
+        if not listed or (ARCHITECTURES[kind].transfer and info["base"] not in list(BASES)):
+            raise ValueError("it is of a net that this program does not know")
+        kinds = {"classes": list, "summary": dict, "recipe": dict, "risk_coverage": list}
+        sound = [isinstance(info[name], kind) for name, kind in kinds.items()]
+        sound += [info["recipe"].get("recipe", "best") in list(RECIPES), are_classes(classes)]
+        sound += [classes == sorted(set(classes)), 0.01 <= info["temperature"] <= 100]
+        sound += [0 <= c <= 1 and 0 <= wrong <= n and 0 < n < 1e12 for c, wrong, n in curve]
+        if not all(sound):
+            raise ValueError("what it says about itself is damaged")
+        return info
 
 
 def load_h5(path, model):
@@ -1578,25 +1516,16 @@ def load_h5(path, model):
 def matching_settings(settings, info, path):
     """Settings for the net of this metadata. Raises CatDogError if another was asked for."""
     found = {"model": info["architecture"], "base": info["base"] or settings.base}
-    if any(name in settings.asked and getattr(settings, name) != found[name] for name in found):
+    if any(settings.asked.get(name, there) != there for name, there in found.items()):
         fix = "Leave out --model and --base, or name another --weights"
         raise CatDogError(f"{path} holds a {found['model']} net, base {info['base']}", fix)
-    given = {name: getattr(settings, name) for name in settings.asked}
-    return replace(resolve_settings(given | found), asked=settings.asked)
-
-
-def shipped_hint(text):
-    """How to have the net answer that came with the program; "" where it is missing."""
-    there = PRETRAINED.exists()
-    return f"{text}--weights {shlex.quote(os.path.relpath(PRETRAINED))}" if there else ""
+    return replace(resolve_settings(settings.asked | found), asked=settings.asked)
 
 
 def load_net(path, settings):
     """The Net of a weights file: ours say what they are of, others are of these settings."""
     if not os.path.exists(path):
-        name = shlex.quote(escape_control(path))
-        fix = f"Train first: python CatDogClassifier.py --weights {name}"
-        fix += shipped_hint(". Or take the net that came with the program: ")
+        fix = f"Train first: python CatDogClassifier.py --weights {shlex.quote(str(path))}"
         raise CatDogError(f"there are no weights at {path}", fix)
     info = read_metadata(path, settings)
     settings = matching_settings(settings, info, path)
@@ -1604,12 +1533,6 @@ def load_net(path, settings):
     model = build_model(settings.model, settings.base, len(info["classes"]))
     load_h5(path, model)
     return Net(compile_model(model, settings), info)
-
-
-def prints_on_stderr():
-    """Keras prints what it downloads on stdout, which is for results."""
-    shown = sys.stderr and sys.stderr.isatty()
-    return contextlib.redirect_stdout(sys.stderr if shown else io.StringIO())
 
 
 def new_model(settings, classes, pretrained=True):
@@ -1623,7 +1546,7 @@ def new_model(settings, classes, pretrained=True):
         return model
     try:
         if source == "imagenet":
-            with prints_on_stderr():
+            with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
                 inner.set_weights(application(base, **more).get_weights())
         elif source == "box":  # what answers there before its head
             inner.set_weights(base_of(load_net(PRETRAINED, Settings()).model).get_weights())
@@ -1635,9 +1558,9 @@ def new_model(settings, classes, pretrained=True):
             if not all(np.isfinite(array).all() for array in inner.get_weights()):
                 raise ValueError("some of its layers have none there")
     except Exception as error:  # noqa: BLE001 (Keras raises plain ones, with long explanations)
-        why = reason(error).partition("Example error")[0]
+        problem = f"there are no weights of {base} in {source}: {reason(error)}"
         fix = "Name a file with --base-weights, or say --base-weights none for random ones"
-        raise CatDogError(f"there are no weights of {base} in {source}: {why}", fix) from None
+        raise CatDogError(problem, fix) from None
     return model
 
 
@@ -1646,7 +1569,7 @@ def imagenet_net(settings):
     start_tensorflow(settings)
     model, decode = new_model(settings, 1000), keras.applications.imagenet_utils.decode_predictions
     try:
-        with prints_on_stderr():
+        with contextlib.redirect_stdout(io.StringIO()):  # Keras prints what it downloads
             names = [found[0][1].replace("_", " ") for found in decode(np.eye(1000), top=1)]
     except Exception as error:  # noqa: BLE001 (Keras raises plain ones)
         raise CatDogError(f"there are no names of ImageNet's classes: {reason(error)}") from None
@@ -1671,8 +1594,7 @@ def to_litert(net, photos=()):
         converter.representative_dataset = lambda: ([to_float(photo[None])] for photo in few)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
-    quiet = contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore")
-    with muted_stderr(), quiet[0], quiet[1]:
+    with muted_stderr(), contextlib.redirect_stdout(io.StringIO()):
         return converter.convert()
 
 
@@ -1693,8 +1615,7 @@ def litert_predictor(path, settings, derive=None):
     try:
         info, cache = read_metadata(path, settings), cache_folder()
         settings = matching_settings(settings, info, path)
-        shipped = settings.precision == "auto" and info["run"] == SHIPPED_RUN
-        if shipped and SHIPPED_LITERT.exists():
+        if (settings.precision, info["run"]) == ("auto", SHIPPED_RUN) and SHIPPED_LITERT.exists():
             found = SHIPPED_LITERT.read_bytes()
             if digest(found) == LITERT_DIGEST:  # nobody changed it
                 return Predictor(litert_forward(found), info)
@@ -1787,12 +1708,10 @@ def grad_cam(model, photo, place):
 
 def layer_activations(model, photo):
     """What each convolution and pooling makes of a photo, uint8 (S, S, 3): [(name, (h, w, C))]."""
-    last_maps(model)  # or it has nothing to show
     kinds = (layers.Conv2D, layers.DepthwiseConv2D, layers.MaxPooling2D, layers.AveragePooling2D)
     shown = [layer for layer in model.layers if isinstance(layer, kinds)]
     inner = keras.Model(model.inputs[0], [layer.output for layer in shown])
     found = inner(to_float(photo[None]), training=False)
-    found = found if isinstance(found, list) else [found]  # Keras gives one output bare
     return [(layer.name, np.float32(maps[0])) for layer, maps in zip(shown, found, strict=True)]
 
 
@@ -1804,7 +1723,7 @@ BLUE, ORANGE, GREY_LINE = "#0072B2", "#D55E00", "#666666"  # for the colour-blin
 
 def new_figure(size, rows=1, **more):
     """An empty Figure of so many inches, and its axes, one below the other: (rows,)."""
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports its cache
+    matplotlib.set_loglevel("error")  # it reports its cache of fonts
     warnings.filterwarnings("ignore", "Glyph")  # names may be in any script, its font is not
     figure = matplotlib_figure.Figure(figsize=size, dpi=120, layout="constrained")
     figure._repr_png_ = lambda: pack_figure(figure)  # what a notebook shows, even without pyplot
@@ -1818,11 +1737,11 @@ def pack_figure(figure):
     return buffer.getvalue()
 
 
-def draw_curves(trained, name, title, summary):
-    """The Figure of "acc" or "loss" over the epochs of a Keras History, see `Trainer.summary`."""
+def draw_curves(trained, name, title):
+    """The Figure of "acc" or "loss" over the epochs of a Keras History."""
     if not (trained and trained.history):
         raise CatDogError("there are no curves to draw yet", "Call train() first")
-    history, best = trained.history, summary["best_epoch"]
+    history, best = trained.history, 1 + int(np.argmin(trained.history["val_loss"]))
     epochs, validation = range(1, len(history[name]) + 1), history[f"val_{name}"]
     # The tutorial's exponential moving average, in which the first point counts in full.
     smooth = list(itertools.accumulate(validation, lambda mean, point: 0.8 * mean + 0.2 * point))
@@ -1830,8 +1749,7 @@ def draw_curves(trained, name, title, summary):
     axes.plot(epochs, history[name], "o", color=BLUE, markersize=5, label="training")
     axes.plot(epochs, validation, color=ORANGE, linewidth=1, alpha=0.6, label="validation")
     axes.plot(epochs, smooth, color=ORANGE, linewidth=2.5, label="validation, smoothed")
-    if best:  # 0: none was
-        axes.axvline(best, label=f"best epoch: {best}", color=GREY_LINE, ls="--", lw=1)
+    axes.axvline(best, label=f"best epoch: {best}", color=GREY_LINE, ls="--", lw=1)
     axes.set(xlabel="epoch", ylabel=title.lower(), title=f"{title} by epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
@@ -1919,14 +1837,12 @@ FIGURE = """<figure><a href="{link}"><img loading="lazy" src="{link}" alt="{word
 
 def write_gallery(path, title, text, sections):
     """Write a web page with links to photos: (heading, [(path, caption), ...])."""
-    from urllib.parse import quote  # slow to import, by the measure of -h
-
     folder = os.path.dirname(os.path.abspath(path))
     body = [f"<pre>{html.escape(text)}</pre>"] if text else []
     for heading, photos in sections:
         body.append(f"<h2>{html.escape(escape_control(heading))}: {len(photos)}</h2>\n<div>")
         for photo, caption in photos:
-            link = quote(os.fsencode(os.path.relpath(photo, folder).replace(os.sep, "/")))
+            link = urls.quote(os.fsencode(os.path.relpath(photo, folder).replace(os.sep, "/")))
             body.append(FIGURE.format(link=link, words=html.escape(escape_control(caption))))
         body.append("</div>")
     page = PAGE.format(title=html.escape(escape_control(title)), body="\n".join(body))
@@ -1935,9 +1851,6 @@ def write_gallery(path, title, text, sections):
 
 # ==================================================================================================
 # 13. The classifier: the class that ties the rooms together
-
-HISTORY, ACCURACY, LOSS = "_history.csv", "_accuracy.png", "_loss.png"  # beside the weights
-RELIABILITY, CHECKPOINT = "_reliability.png", ".checkpoint"
 
 
 def beside(weights, ending):
@@ -1959,19 +1872,20 @@ class Prediction:
     error: str | None = None
 
 
-def begin_training(classifier, data, key):
+def begin_training(classifier, data):
     """The Trainer of a checkpoint, of the classifier's net if it has one, or of a new net."""
     settings, console, net = classifier.settings, classifier.console, classifier.net
-    path = beside(settings.weights, CHECKPOINT)
+    key = {"program": PROGRAM, "keras": keras.__version__, "photos": data.state}
+    key |= {name: getattr(settings, name) for name in (*RESUME_KEYS, "base", "base_weights")}
+    path = beside(settings.weights, ".checkpoint")
     about, arrays = unpack_npz(path) if settings.resume else (None, [])
     trained = net and net.info["run"]  # made by another training, it is to go on from that
     resumes = about and about[0] == key and trained in (None, about[1]["run"])
     if settings.resume and os.path.lexists(path) and not resumes:
-        console.say(f"{escape_control(path)} is no checkpoint of this training, which will")
-        console.say("replace it. To keep it, press Ctrl-C and name another --weights.")
+        console.say(f"{escape_control(path)} is no checkpoint of this training, which replaces it.")
     pretrained = not (net or resumes)  # those have all weights: no base has to be downloaded
     model = new_model(settings, len(data.classes), pretrained)
-    trainer = Trainer(model, settings, console)
+    trainer = Trainer(model, settings, console, key)
     if net:
         model.set_weights(net.model.get_weights())
     if trainer.kind.transfer == "last block" and trained is None and not resumes:
@@ -1986,9 +1900,10 @@ def save_pictures(classifier):
     weights, history = classifier.settings.weights, classifier.history.history
     rows = [("epoch", *history), *zip(itertools.count(1), *history.values(), strict=False)]
     table = "".join(",".join(map(str, row)) + "\r\n" for row in rows).encode()
-    made = {HISTORY: lambda: table, ACCURACY: classifier.showAcc, LOSS: classifier.showLoss}
+    made = {"_history.csv": lambda: table}
+    made |= {"_accuracy.png": classifier.showAcc, "_loss.png": classifier.showLoss}
     if known := classifier.info["summary"].get("calibration"):
-        made[RELIABILITY] = functools.partial(draw_reliability, **known)
+        made["_reliability.png"] = functools.partial(draw_reliability, **known)
     saved = [Path(weights).name]
     for ending, make in made.items():
         path = beside(weights, ending)
@@ -2034,15 +1949,12 @@ class CatDogClassifier:
     @property
     def source(self):
         """The weights file to read: where nothing was named, the one that came with the program."""
-        weights, named = self.settings.weights, self.settings.asked & {"weights", "model", "base"}
-        shipped = not named and not os.path.lexists(weights) and PRETRAINED.exists()
-        return str(PRETRAINED) if shipped else weights
+        named = self.settings.asked.keys() & {"weights", "model", "base"}
+        shipped = not named and not os.path.lexists(self.settings.weights) and PRETRAINED.exists()
+        return str(PRETRAINED) if shipped else self.settings.weights
 
     def load_data(self, directory=None):
-        """The training and the validation photos of a dataset, as batches for `model.fit`.
-
-        Two tf.data.Datasets of (float32 (B, size, size, 3) in 0..1, labels), see `make_batches`.
-        """
+        """The training and the validation photos of a dataset, each as `make_batches` has them."""
         data = self._read(directory)
         start_tensorflow(self.settings)
         model = self.model or new_model(self.settings, len(data.classes))
@@ -2068,12 +1980,11 @@ class CatDogClassifier:
             raise UsageError("imagenet is a net that is trained already", "Say -f, -d or --explain")
         write_file(self.settings.weights, None)  # now rather than after an hour of work
         data, device = self._read(directory), start_tensorflow(self.settings)
-        key = resume_key(self.settings, data)
-        trainer = begin_training(self, data, key)
+        trainer = begin_training(self, data)
         train = trainer.feed(*data.splits["train"], shuffled=True)
         validation = trainer.feed(*data.splits["validation"])
         announce(trainer, data, device)
-        trainer.fit(train, validation, functools.partial(self._save, trainer, data, key))
+        trainer.fit(train, validation, functools.partial(self._save, trainer, data))
         info = trained_info(trainer, data)
         info["summary"] |= {"device": device, "parameters": trainer.model.count_params()}
         if not trainer.stopped:
@@ -2088,18 +1999,16 @@ class CatDogClassifier:
             known = self.net, self.console.say, *data.splits["validation"]
             derive = functools.partial(smallest_litert, *known)
             litert_predictor(self.settings.weights, self.settings, derive)
-        checkpoint = beside(self.settings.weights, CHECKPOINT)
+        checkpoint = beside(self.settings.weights, ".checkpoint")
         if not trainer.stopped and unpack_npz(checkpoint)[0]:
             checkpoint.unlink()
         return self.history
 
     def _read(self, directory):
         if self.predictor and not self.net:  # to answer is not to train that net further
-            given = {name: getattr(self.settings, name) for name in self.settings.asked}
-            self.settings, self.predictor = resolve_settings(given), None
+            self.settings, self.predictor = resolve_settings(self.settings.asked), None
         expected = self.classes if self.net and self.net.info["run"] is not None else None
-        folder = directory or self.settings.dataset
-        data = read_data(folder, self.size, expected, self.console)
+        data = read_data(directory or self.settings.dataset, self.size, expected, self.console)
         count = len(data.splits["train"][1])
         self.settings = default_epochs(self.settings, count, data.is_synthetic)
         if self.net and self.net.info["classes"] != list(data.classes):
@@ -2107,21 +2016,19 @@ class CatDogClassifier:
         self.classes = data.classes
         return data
 
-    def _save(self, trainer, data, key, better):
+    def _save(self, trainer, data, better):
         if better:
             self.net = Net(trainer.model, trained_info(trainer, data))
             self.save_weights()
-        write_file(beside(self.settings.weights, CHECKPOINT), trainer.checkpoint(key))
+        write_file(beside(self.settings.weights, ".checkpoint"), trainer.checkpoint())
 
     def load_weights(self, path=None):
         """Take the weights of a file, by default of `source`: ours, or those of Keras 2."""
         settings, own = self.settings, self.settings.model == "imagenet"  # needs no file of ours
         self._use(imagenet_net(settings) if own else load_net(path or self.source, settings))
 
-    def _use(self, net):
-        self._follow(Predictor(keras_forward(net.model), net.info), net)
-
-    def _follow(self, predictor, net=None):
+    def _use(self, net, predictor=None):
+        predictor = predictor or Predictor(keras_forward(net.model), net.info)
         self.settings = matching_settings(self.settings, predictor.info, self.source)
         self.classes, self.predictor = tuple(predictor.info["classes"]), predictor
         self.net, self.history = net, None
@@ -2134,11 +2041,11 @@ class CatDogClassifier:
 
     def showAcc(self):
         """The Figure of the accuracy over the epochs, after a training."""
-        return draw_curves(self.history, "acc", "Accuracy", self.info.get("summary"))
+        return draw_curves(self.history, "acc", "Accuracy")
 
     def showLoss(self):
         """The Figure of the loss over the epochs, after a training."""
-        return draw_curves(self.history, "loss", "Loss", self.info.get("summary"))
+        return draw_curves(self.history, "loss", "Loss")
 
     def ready(self):
         """The predictor; the first time, where nothing was made or loaded, that of `source`."""
@@ -2146,7 +2053,7 @@ class CatDogClassifier:
             ours = self.settings.model != "imagenet" and os.path.exists(self.source)
             lite = ours and find_spec("ai_edge_litert")  # it starts at once; or else Keras
             found = litert_predictor(self.source, self.settings) if lite else None
-            self._follow(found) if found else self.load_weights()
+            self._use(None, found) if found else self.load_weights()
             self.net = None
         return self.predictor
 
@@ -2182,10 +2089,7 @@ class CatDogClassifier:
                 yield Prediction(path, label, found[label], verdict, found)
 
     def evaluate(self, directory=None, split="test"):
-        """The scores on a split of a dataset, by default the one that training never sees: a dict.
-
-        That of `classification_scores` and `precision_recall`, and the classes.
-        """
+        """The scores, see room 8, on a split of a dataset, and the classes: a dict."""
         predictor = self.ready()
         listed = list_split(directory or self.settings.dataset, split, self.classes, some=True)
         photos, labels = load_photos(listed, self.size, self.console)
@@ -2203,7 +2107,7 @@ class CatDogClassifier:
         said = f"{os.path.basename(path)[-40:]}: {answer.label} {percent(answer.confidence)}"
         recipe = self.info["recipe"].get("recipe", "best")
         rng = np.random.default_rng(self.settings.seed or 0)
-        changes = draw_changes(rng, np.repeat(photo[None], 16, axis=0), RECIPES[recipe].augment)
+        changes = draw_changes(rng, np.repeat(photo[None], 16, axis=0), AUGMENT[recipe])
         versions = np.asarray(warp(*changes, ARCHITECTURES[self.settings.model].crop))  # (16, ...)
         versions = np.rint(versions * 255).astype(np.uint8)
         figures = {"heatmap": draw_pictures([(f"{said}, seen most where it is red", heat)])}
@@ -2214,19 +2118,6 @@ class CatDogClassifier:
 
 # ==================================================================================================
 # 14. Command line: one short function per action
-
-EXAMPLES = """\
-examples:
-  python CatDogClassifier.py                           train on dataset/
-  python CatDogClassifier.py -f photo.jpg              classify a photo
-  python CatDogClassifier.py -d holiday                classify a folder
-  python CatDogClassifier.py --dataset pets            train on what dataset/prepare.py made
-  python CatDogClassifier.py --dataset pets --evaluate score the net on its test photos
-"""
-EXIT_CODES = """\
-exit codes:
-  0 all went well, 1 a failure or some unreadable photos, 2 a mistake in the command,
-  130 after Ctrl-C or SIGTERM"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -2254,7 +2145,7 @@ def train(classifier, arguments):
 def summary_lines(summary, folder):
     """Yield the outcome of a training, whose files lie in a folder, for people."""
     why, seconds = summary["stop_reason"], summary["seconds_per_epoch"]
-    yield f"best epoch   {summary['best_epoch'] or 'none'} of {summary['epochs']}, {why}"
+    yield f"best epoch   {summary['best_epoch']} of {summary['epochs']}, {why}"
     yield from (f"{name:<12} {score_line(summary[name])}" for name in SPLITS if name in summary)
     if found := summary.get("calibration"):
         before, after = (percent(found[when]["ece"]) for when in ("before", "after"))
@@ -2283,9 +2174,10 @@ def tell(classifier):
     least, wrong, left = classifier.threshold()
     if source == str(PRETRAINED):
         source = f"the net that came with the program, {PRETRAINED.name}"
-    if drawn or not classifier.settings.asked & {"weights", "model"}:
+    if drawn or not classifier.settings.asked.keys() & {"weights", "model"}:
         warning = ", which was trained on drawings and knows nothing of photographs"
-        hint = shipped_hint(" For photographs: ") if drawn else ""
+        hint = f" For photographs: --weights {shlex.quote(os.path.relpath(PRETRAINED))}"
+        hint = hint if drawn and PRETRAINED.exists() else ""
         say(f"Answered by {escape_control(source)}{warning if drawn else ''}.{hint}")
     if least > 1:
         say("It abstains from all: no confidence was enough for so few errors in validation.")
@@ -2314,21 +2206,20 @@ def classify(classifier, arguments):
     counted = photo_paths(sources) if sys.stderr.isatty() and "-" not in sources else ()
     total, report = sum(1 for _ in counted), os.path.abspath(arguments.report or os.devnull)
     classifier.ready()  # loading is no part of the time that is left
-    started, classes, rows = time.monotonic(), classifier.classes, []
-    answers, copies = collections.Counter(), collections.Counter()
+    answers, copies, rows = collections.Counter(), collections.Counter(), []
+    classes = classifier.classes
     if folder:
         check_sorting(sources, folder, (*classes, "unsure"))
     if arguments.csv:
         print_csv("path", "label", "confidence", "verdict", *classes, "error")
     paths = (path for path in photo_paths(sources) if os.path.abspath(path) != report)
-    for row in classifier.predict_each(paths):
-        row, target, new = copy_photo(row, folder) if folder else (row, None, False)
+    for row in console.watch("classifying", classifier.predict_each(paths), total):
+        copies_it = folder and not row.error
+        row, target, new = copy_photo(row, folder) if copies_it else (row, None, False)
         print_row(row, arguments, console, classes, target)
         answers[row.verdict] += 1  # of an unreadable one None
         copies[new] += bool(target)
         rows += [row] if arguments.report else []
-        console.bar("classifying", answers.total(), total, started) if total else None
-    console.clear()
     if not answers:
         raise CatDogError(f"there are no photos in {', '.join(sources)}")
     tell(classifier) if answers.total() > answers[None] else None
@@ -2388,8 +2279,6 @@ def check_sorting(sources, target, verdicts):
 
 def copy_photo(row, folder):
     """Copy a photo into FOLDER/VERDICT, never over another file: row, path there, whether new."""
-    if row.error:
-        return row, None, False
     photo, where = Path(row.path), Path(folder, row.verdict)
     part = where / f".{os.urandom(6).hex()}.tmp"  # short: the photo's name may be the longest
     try:
@@ -2418,10 +2307,9 @@ def copy_photo(row, folder):
 def by_verdict(rows):
     """Text and sections of the page of photos: by verdict, the least confident first."""
     groups, answered = collections.defaultdict(list), [row for row in rows if not row.error]
-    folder = os.path.commonpath(os.path.dirname(os.path.abspath(row.path)) for row in rows)
     for row in sorted(answered, key=lambda row: row.confidence):
         doubt = f" ({row.label}?)" if row.verdict != row.label else ""
-        caption = f"{percent(row.confidence)}{doubt} {os.path.relpath(row.path, folder)}"
+        caption = f"{percent(row.confidence)}{doubt} {os.path.basename(row.path)}"
         groups[row.verdict].append((row.path, caption))
     text = "\n".join(escape_control(f"{row.path}: {row.error}") for row in rows if row.error)
     return text, sorted(groups.items())
@@ -2459,11 +2347,11 @@ def score_lines(scores):
 
 def explain(classifier, arguments):
     """--explain: pictures of what the net sees in photos, in the present folder."""
-    code, names = 0, collections.Counter()
-    for path in arguments.explain:
-        stem = os.fsencode(Path(path).stem)[:200].decode(errors="ignore")
-        names[stem] += 1  # two photos of one name get NAME and NAME-2
-        stem = f"{stem}-{names[stem]}" if names[stem] > 1 else stem
+    code = 0
+    for number, path in enumerate(arguments.explain):
+        names = [Path(earlier).stem for earlier in arguments.explain[: number + 1]]
+        stem = os.fsencode(names[-1])[:200].decode(errors="ignore")
+        stem += f"-{names.count(names[-1])}" if names[-1] in names[:-1] else ""
         try:
             row, figures = classifier.explain(path)
             files = [f"{stem}_{kind}.png" for kind in figures]
@@ -2498,10 +2386,10 @@ def build_parser():
     """The command line; the defaults are those of Settings."""
     nets = "\n".join(f"  {name:<15} {kind.about}" for name, kind in ARCHITECTURES.items())
     bases = ", ".join([*BASES, "box (of the net that comes with it)"])
-    epilog = f"nets (--model):\n{nets}\n\nbases (--base):\n  {bases}\n\n{EXIT_CODES}"
+    epilog = f"nets (--model):\n{nets}\n\nbases (--base):\n  {bases}"
     usage = "python CatDogClassifier.py [action] [options]"
     layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    layout |= {"usage": usage, "description": EXAMPLES, "epilog": epilog, "add_help": False}
+    layout |= {"usage": usage, "description": __doc__, "epilog": epilog, "add_help": False}
     parser = Parser(**layout)
     paths = {"metavar": "PATH", "action": "extend", "nargs": "+", "default": []}
     add = parser.add_argument_group("actions (without one: train)").add_argument

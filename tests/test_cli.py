@@ -148,7 +148,9 @@ def test_a_bar_tells_the_time_that_is_left(monkeypatch, capsys):
 
 def test_help_shows_examples_first_and_every_default(run):
     code, out, err = run("-h")
-    assert (code, err) == (0, "") and out.index("examples:") < out.index("--file")
+    example = "python CatDogClassifier.py -f photo.jpg"
+    assert (code, err) == (0, "") and out.index(example) < out.index("--file")
+    assert "130\nafter Ctrl-C" in out
     words = " ".join(out.split())
     for default in ("CatDogClassifier_model.h5", 30, 32, "muon", 0.001, "vgg16", "auto", "best"):
         assert f"(default: {default})" in words
@@ -239,5 +241,6 @@ def test_a_summary_goes_to_stdout_and_the_epochs_to_stderr(run, dataset, tmp_pat
 
 def test_ctrl_c_while_the_program_is_being_loaded_is_no_traceback(tmp_path):
     (tmp_path / "numpy.py").write_text("raise KeyboardInterrupt")  # where most of this time goes
-    done = python(PROGRAM, "-h", env={"PYTHONPATH": str(tmp_path)})
-    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+    done = python(PROGRAM, "-f", "x.jpg", env={"PYTHONPATH": str(tmp_path)})
+    told = b"\nCatDogClassifier: interrupted\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", told)

@@ -176,7 +176,7 @@ def mix(chosen, seed, weights):
     before = CatDogClassifier(**flags)
     data = read_data(folder, before.size, None, before.console)
     start_tensorflow(before.settings)
-    trainer = begin_training(before, data, {})  # trains the same head once more
+    trainer = begin_training(before, data)  # trains the same head once more
     pairs, losses = [*zip(trainer.model.get_weights(), net.model.get_weights(), strict=True)], {}
     for part in SHARES:
         net.model.set_weights([(1 - part) * old + part * new for old, new in pairs])
@@ -253,7 +253,7 @@ def train(chosen, seed, weights):
 def measure(weights, photos, words):
     """Print how a net does on {source: {class: [paths]}}; of each source the right and all."""
     classifier = CatDogClassifier(weights=str(weights), quiet=True)
-    counts, pets, others = {}, [], []  # of each: right, answered with a pet
+    counts, pets, others = {}, [], []  # of each: right, answered with a pet, confidence
     for source, classes in photos.items():
         rows = [(row, label) for label in classes for row in classifier.predict(classes[label])]
         for row in (row for row, _ in rows if row.error):
@@ -262,20 +262,30 @@ def measure(weights, photos, words):
         named = [row.label != "neither" for row, _ in rows]
         counts[source] = [sum(right), len(right)]
         print(f"{weights.name}: {words} {source}: right {share(*counts[source])}", flush=True)
+        known = zip(right, named, (row.confidence for row, _ in rows), strict=True)
         if "neither" in classes:
-            others += named
+            others += known
             continue
-        pets += zip(right, named, strict=True)
+        pets += known
         found = [
             (row.probabilities["dog"] > row.probabilities["cat"]) == (label == "dog")
             for row, label in rows
         ]
         print(f"  cat against dog {share(sum(found), len(found))}")
         print(f"  called neither {share(len(named) - sum(named), len(named))}")
-    right, named = np.mean(pets, axis=0)
-    precision = 0.1 * right / (0.1 * named + 0.9 * np.mean(others))
-    print(f"  where nine of ten show neither, {100 * precision:.1f} % of cat and dog are right")
+    like_a_folder(np.array(pets, float), np.array(others, float))
     return counts
+
+
+def like_a_folder(pets, others):
+    """Print figures for nine of ten photos of neither; (N, 3): right, named a pet, confidence."""
+    (right, named, _), (_, wrong, _) = pets.mean(axis=0), others.mean(axis=0)
+    precision = 0.1 * right / (0.1 * named + 0.9 * wrong)
+    print(f"  where nine of ten show neither, {100 * precision:.1f} % of cat and dog are right,")
+    parts = np.full(len(pets), 0.1 / len(pets)), np.full(len(others), 0.9 / len(others))
+    right, _, sure = np.concatenate([pets, others]).T
+    gaps = np.bincount((15 * sure).astype(int).clip(0, 14), np.concatenate(parts) * (sure - right))
+    print(f"  and the expected calibration error in 15 bins is {100 * np.abs(gaps).sum():.2f} %")
 
 
 def squashed(photos, folder):
