@@ -1,7 +1,7 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = ["tensorflow>=2.20", "keras>=3.13", "numpy>=1.26.4", "matplotlib>=3.8",
-#     "pillow>=11"]
+#     "pillow>=11.3"]
 # ///
 """CatDogClassifier: tell cats from dogs with a small convolutional net, in one file to read.
 
@@ -84,11 +84,11 @@ class Settings:
     patience: int = option(0, "stop after so many epochs without a better one; 0: never", 0)
     augment: bool = option(True, "train on the photos as they are", flags=["--no-augment"])
     precision: str = option("auto", "auto: in 8 bits if as good", choices=("auto", "float32"))
-    unsure: float = option(None, "abstain where more answers would be wrong", 0, 1)
+    unsure: float = option(None, "answer where at most this share was wrong", 0, 1)
     seed: int = option(None, "make a run repeatable (default: a new one)", 0, 2**32 - 1)
     resume: bool = option(True, "start over, whatever checkpoint there is", flags=["--no-resume"])
     quiet: bool = option(False, "print results and errors only", flags=["-q", "--quiet"])
-    asked: dict = field(default_factory=dict)  # what somebody chose of these
+    asked: dict = field(default_factory=dict)  # what somebody chose of these; the last field
 
     def __post_init__(self):
         for each in fields(self)[:-1]:
@@ -540,7 +540,7 @@ def is_system_file(name):
 
 
 def list_photos(folder):
-    """Yield the paths of a folder's files, sorted, then of its subfolders'; no link is followed."""
+    """Yield the paths of a folder's files, sorted, then of its subfolders' unless linked."""
     waiting = [os.fspath(folder)]  # a stack: folders may lie deeper than Python's
     while waiting:
         here = waiting.pop()
@@ -1632,9 +1632,9 @@ def litert_predictor(path, settings, derive=None):
         for old in sorted(cache.glob("*.tflite"), key=os.path.getmtime)[:-20]:
             old.unlink()
         return Predictor(litert_forward(content), info)
-    except CatDogError:
-        raise
-    except Exception:  # noqa: BLE001 (whatever an optional library fails with, there is Keras)
+    except Exception as error:  # noqa: BLE001 (whatever LiteRT fails with, there is Keras)
+        if isinstance(error, CatDogError) and litert.fix not in str(error):
+            raise
         return None
 
 
@@ -2063,7 +2063,7 @@ class CatDogClassifier:
             return 0.0, 0.0, 0.0
         curve = self.ready().info["risk_coverage"]
         if not curve:
-            raise CatDogError(f"{self.source} has no risk-coverage curve", "Train to the end")
+            raise CatDogError("this net has no risk-coverage curve", "Leave out --unsure")
         return confidence_threshold(curve, self.settings.unsure)
 
     def predict(self, photos):
@@ -2112,7 +2112,7 @@ class CatDogClassifier:
         versions = np.rint(versions * 255).astype(np.uint8)
         figures = {"heatmap": draw_pictures([(f"{said}, seen most where it is red", heat)])}
         figures["activations"] = draw_activations(self.model, photo)  # what its layers make of it
-        title = f"as training by the recipe {recipe} sees it, anew each time"
+        title = f"as augmentation by the recipe {recipe} shows it, anew each time"
         return answer, figures | {"augmented": draw_pictures([(title, tile(versions, 4))])}
 
 
@@ -2176,7 +2176,7 @@ def tell(classifier):
         source = f"the net that came with the program, {PRETRAINED.name}"
     if drawn or not classifier.settings.asked.keys() & {"weights", "model"}:
         warning = ", which was trained on drawings and knows nothing of photographs"
-        hint = f" For photographs: --weights {shlex.quote(os.path.relpath(PRETRAINED))}"
+        hint = f" For photographs: --weights {shlex.quote(str(PRETRAINED))}"
         hint = hint if drawn and PRETRAINED.exists() else ""
         say(f"Answered by {escape_control(source)}{warning if drawn else ''}.{hint}")
     if least > 1:
@@ -2301,7 +2301,7 @@ def copy_photo(row, folder):
             raise CatDogError(f"cannot copy into {folder}: {reason(error)}", "Make room") from None
         return Prediction(row.path, error="cannot be copied: it is gone"), None, False
     finally:
-        part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True) if where.is_dir() else None
 
 
 def by_verdict(rows):
@@ -2356,7 +2356,7 @@ def explain(classifier, arguments):
             row, figures = classifier.explain(path)
             files = [f"{stem}_{kind}.png" for kind in figures]
             for file, figure in zip(files, figures.values(), strict=True):
-                write_file(file, pack_figure(figure))
+                write_file(file, pack_figure(figure), "folder to be in")
             text = "\nsaved    ".join([answer_line(row), *map(escape_control, files)])
             emit(arguments, asdict(row) | {"files": files}, text)
         except PhotoError as error:

@@ -182,7 +182,7 @@ def test_a_stopped_training_does_not_know_what_to_rely_on(dataset, tmp_path, mon
     assert (info["temperature"], info["risk_coverage"]) == (1.0, [])
     photo = next(program.list_photos(dataset / "test"))
     err = refusal(run("-f", photo, "--weights", tmp_path / "net.h5", "--unsure", 0.1))
-    assert "net.h5 has no risk-coverage curve. Train to the end" in err
+    assert "this net has no risk-coverage curve. Leave out --unsure" in err
 
 
 # --sort-into. -------------------------------------------------------------------------------------
