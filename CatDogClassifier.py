@@ -510,6 +510,7 @@ def write_file(path, content, flag="--weights"):
             trial.touch()
             trial.unlink()
     except OSError as error:
+        fix = "Make room" if error.errno == errno.ENOSPC else fix
         raise CatDogError(f"cannot write {path}: {reason(error)}", fix) from None
 
 
@@ -856,6 +857,9 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
 @contextlib.contextmanager
 def muted_stderr():
     """Keep native code from writing: TensorFlow's start-up lines ignore every log setting."""
+    if sys.stderr is None:
+        yield
+        return
     saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
     try:
@@ -972,8 +976,9 @@ def read_data(folder, size, expected, console):
     except CatDogError as error:
         console.say(f"There will be no test score: {error}")
     for split, classes in lists.items():
-        splits[split] = load_photos(classes, size, console)
-        counts = (f"{len(classes[name])} {escape_control(name)}" for name in classes)
+        splits[split] = photos, labels = load_photos(classes, size, console)
+        counts = zip(np.bincount(labels[:, 0].astype(int)), classes, strict=True)
+        counts = (f"{count} {escape_control(name)}" for count, name in counts)
         console.say(f"{split:<12} {', '.join(counts)}")
     drawn, (example, *_) = False, next(iter(lists["train"].values()))
     with contextlib.suppress(PhotoError), open_image(example) as (image, _):
@@ -1097,8 +1102,10 @@ class Trainer:
         return "stopped early" if patience and state.epochs - state.best_epoch >= patience else None
 
     def check_stop(self, batch, logs):
-        """Stop after this step when somebody wants to."""
-        if self.stopped:  # Keras honours both after each step
+        """Stop after this step when somebody wants to, or the loss is no number any more."""
+        if not math.isfinite(logs["loss"]):
+            self.stop_reason = "diverged"
+        if self.stopped or self.stop_reason:  # Keras honours both after each step
             self.fitted.stop_training = self.fitted.stop_evaluating = True
 
     def end_batch(self, batch, logs):
@@ -1112,7 +1119,7 @@ class Trainer:
 
     def end_epoch(self, epoch, logs):
         """Keep the epoch if it is the best so far, save where the training stands, print scores."""
-        if self.stopped:
+        if self.stopped or self.stop_reason:
             return  # it was left in the middle
         weights, state, now = self.fitted.get_weights(), self.state, time.monotonic()  # copies
         if not all(np.isfinite(n).all() for n in (logs["loss"], logs["val_loss"], *weights)):
@@ -1404,12 +1411,6 @@ def trained_info(trainer, data):
     return new_info(settings, data.classes, summary=summary, **known)
 
 
-def weight_names(model):
-    """What the arrays of a model are called in the file, as in those of Keras 2: (layer, name)."""
-    pairs = ((layer.name, weight.name) for layer in model.layers for weight in layer.weights)
-    return [(layer.encode(), f"{layer}/{weight}:0".encode()) for layer, weight in pairs]
-
-
 def save_h5(net):
     """A Net as an HDF5 file in bytes, in the layout that load_weights of Keras 2 and 3 reads."""
     buffer, about, arrays = io.BytesIO(), json.dumps(net.info), net.model.get_weights()
@@ -1417,12 +1418,11 @@ def save_h5(net):
         file.attrs["catdogclassifier"] = np.bytes_(about.encode())  # the metadata as JSON
         file.attrs["digest"] = np.bytes_(digest(about, *arrays))  # HDF5 itself has none
         file.attrs["layer_names"] = np.array([layer.name for layer in net.model.layers], "S")
-        names = weight_names(net.model)
         for layer in net.model.layers:
-            own = [name for owner, name in names if owner == layer.name.encode()]
-            file.create_group(layer.name).attrs["weight_names"] = np.array(own, "S")
-        for (layer, name), array in zip(names, arrays, strict=True):
-            file[layer].create_dataset(name, data=array)
+            names = [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
+            file.create_group(layer.name).attrs["weight_names"] = np.array(names, "S")
+            for name, array in zip(names, layer.get_weights(), strict=True):
+                file[layer.name].create_dataset(name, data=array)
     return buffer.getvalue()
 
 
@@ -1475,7 +1475,8 @@ def read_metadata(path, settings):
         info = new_info(settings, ARCHITECTURES[settings.model].classes, run="") | json.loads(text)
         kind, classes, curve = info["architecture"], info["classes"], info["risk_coverage"]
         listed = kind in list(ARCHITECTURES)  # in a list: it may be anything
-        if not listed or (ARCHITECTURES[kind].transfer and info["base"] not in list(BASES)):
+        bases = [*BASES] if listed and ARCHITECTURES[kind].transfer else [None]
+        if not listed or info["base"] not in bases:
             raise ValueError("it is of a net that this program does not know")
         kinds = {"classes": list, "summary": dict, "recipe": dict, "risk_coverage": list}
         sound = [isinstance(info[name], kind) for name, kind in kinds.items()]
@@ -1506,9 +1507,8 @@ def load_h5(path, model):
             raise CatDogError(f"{path} holds the weights of another net", "Name another --weights")
         about, arrays = read_texts(file, "catdogclassifier"), [array[()] for array in stored]
         sealed = about and read_texts(file, "digest") == [digest(*about, *arrays).encode()]
-        ours = about or "digest" in file.attrs  # then digest and names have to agree as well
-        sound = not ours or (sealed and names == weight_names(model))
-        if not sound or not all(np.isfinite(array).all() for array in arrays):
+        ours = about or "digest" in file.attrs  # then the digest has to agree as well
+        if (ours and not sealed) or not all(np.isfinite(array).all() for array in arrays):
             raise ValueError("it has been damaged or changed, or its numbers are not finite")
     model.set_weights(arrays)
 
@@ -2309,7 +2309,7 @@ def by_verdict(rows):
     groups, answered = collections.defaultdict(list), [row for row in rows if not row.error]
     for row in sorted(answered, key=lambda row: row.confidence):
         doubt = f" ({row.label}?)" if row.verdict != row.label else ""
-        caption = f"{percent(row.confidence)}{doubt} {os.path.basename(row.path)}"
+        caption = f"{percent(row.confidence)}{doubt} {Path(*Path(row.path).parts[-2:])}"
         groups[row.verdict].append((row.path, caption))
     text = "\n".join(escape_control(f"{row.path}: {row.error}") for row in rows if row.error)
     return text, sorted(groups.items())
@@ -2349,8 +2349,8 @@ def explain(classifier, arguments):
     """--explain: pictures of what the net sees in photos, in the present folder."""
     code = 0
     for number, path in enumerate(arguments.explain):
-        names = [Path(earlier).stem for earlier in arguments.explain[: number + 1]]
-        stem = os.fsencode(names[-1])[:200].decode(errors="ignore")
+        names = [os.fsencode(Path(each).stem)[:200] for each in arguments.explain[: number + 1]]
+        stem = names[-1].decode(errors="ignore")
         stem += f"-{names.count(names[-1])}" if names[-1] in names[:-1] else ""
         try:
             row, figures = classifier.explain(path)
