@@ -1421,8 +1421,8 @@ def save_h5(net):
         for layer in net.model.layers:
             names = [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
             file.create_group(layer.name).attrs["weight_names"] = np.array(names, "S")
-            for name, array in zip(names, layer.get_weights(), strict=True):
-                file[layer.name].create_dataset(name, data=array)
+            for name in names:
+                file[layer.name].create_dataset(name, data=arrays.pop(0))
     return buffer.getvalue()
 
 

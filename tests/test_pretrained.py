@@ -67,7 +67,7 @@ def test_ones_own_weights_come_first_even_if_they_are_damaged(copy):
 def test_a_net_trained_on_drawings_names_the_one_for_photographs(copy):
     colour_net("CatDogClassifier_model.h5", is_synthetic=True)
     about = "which was trained on drawings and knows nothing of photographs. For photographs:"
-    said = f"Answered by CatDogClassifier_model.h5, {about} --weights ../program/{SHIPPED.name}\n"
+    said = f"Answered by CatDogClassifier_model.h5, {about} --weights {copy.net}\n"
     for flags in ([], ["--weights", "CatDogClassifier_model.h5"]):
         assert copy("-f", "photo.png", *flags)[2] == said
 

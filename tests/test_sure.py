@@ -158,7 +158,7 @@ def test_unsure_is_a_verdict_and_the_label_stays(colours, holiday, run, tmp_path
     assert "3 files: 1 cat, 1 dog, 1 unsure, 0 unreadable" in err
     headings = re.findall("<h2>(.*)</h2>", page.read_text())
     assert headings == ["cat: 1", "dog: 1", "unsure: 1"]
-    assert f"{confidence} (dog?) both.png" in page.read_text()
+    assert f"{confidence} (dog?) holiday/both.png" in page.read_text()
     table = csv.DictReader(io.StringIO(run(*line, "--unsure", 0.02, "--csv")[1]))
     assert [(row["verdict"], row["label"]) for row in table][1] == ("unsure", "dog")
 
