@@ -933,7 +933,7 @@ def muon():
     """
 
     class Muon(keras.optimizers.Muon):
-        """Those have four axes: height, width, channels in and out."""
+        """Kernels of convolutions have four axes: height, width, channels in and out."""
 
         def _should_use_adamw(self, variable):
             return len(variable.shape) != 4
@@ -1054,7 +1054,7 @@ class Trainer:
     def checkpoint(self):
         """All that it takes to resume, in bytes."""
         about = json.dumps([self.key, {**asdict(self.state), "rng": self.rng.bit_generator.state}])
-        about = np.frombuffer(about.encode(), np.uint8)  # comes first in the file, by its name
+        about = np.frombuffer(about.encode(), np.uint8)  # savez puts what has a name first
         arrays = map(np.asarray, [*self.variables(), *self.best_weights])
         np.savez(file := io.BytesIO(), *arrays, CatDogClassifier=about)
         return file.getvalue()  # the CRCs of its zip catch a flipped bit
@@ -2214,8 +2214,8 @@ def classify(classifier, arguments):
         print_csv("path", "label", "confidence", "verdict", *classes, "error")
     paths = (path for path in photo_paths(sources) if os.path.abspath(path) != report)
     for row in console.watch("classifying", classifier.predict_each(paths), total):
-        copies_it = folder and not row.error
-        row, target, new = copy_photo(row, folder) if copies_it else (row, None, False)
+        wanted = folder and not row.error
+        row, target, new = copy_photo(row, folder) if wanted else (row, None, False)
         print_row(row, arguments, console, classes, target)
         answers[row.verdict] += 1  # of an unreadable one None
         copies[new] += bool(target)
