@@ -321,7 +321,7 @@ def training(server, folder, data, *more):
 
 @pytest.fixture(scope="module")
 def undisturbed(server, tmp_path_factory):
-    """(dataset, history, seconds an epoch) of a training that nobody stopped."""
+    """(dataset, history, seconds) of a training that nobody stopped."""
     folder = tmp_path_factory.mktemp("undisturbed")
     data = make_dataset(folder / "data", {"train": 12, "validation": 6, "test": 6})
     run = training(server, folder, data)
@@ -349,14 +349,15 @@ def check_what_is_left(server, run, folder, undisturbed):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, *slow(signal.SIGTERM)])
 @pytest.mark.parametrize("times", [1, pytest.param(100, marks=marathon)])
 def test_a_kill_at_any_moment_loses_at_most_one_epoch(server, undisturbed, tmp_path, number, times):
-    """At random moments between the first step and some time after the last one."""
+    """At random moments after the start, or after one of the epochs."""
     codes = {signal.SIGKILL: -9, signal.SIGTERM: 130, signal.SIGINT: 130}
     rng, seen = np.random.default_rng(int(number)), set()
+    lines = ["Ctrl-C stops", *(f"epoch  {epoch}" for epoch in range(1, 7))]
     for turn in range(times):
         folder = tmp_path / str(turn)
         run = training(server, folder, undisturbed[0])
-        run.wait_for("Ctrl-C stops" if times > 1 else "epoch  2")
-        delay = rng.uniform(0, 2 * undisturbed[2] + 1) if times > 1 else 0
+        run.wait_for(rng.choice(lines) if times > 1 else "epoch  2")
+        delay = rng.uniform(0, undisturbed[2] / 3) if times > 1 else 0
         timer = threading.Timer(delay, os.kill, (run.child, number))
         timer.start()
         code = run.end()
