@@ -207,6 +207,7 @@ def a_link_to_nowhere(path):
 DAMAGED = [of_another_version, of_other_photos, flipped, halved, emptied, a_link_to_nowhere]
 OTHERS = [{"batch_size": 4}, {"optimizer": "sgd"}, {"learning_rate": 0.01}, {"augment": True}]
 OTHERS += [{"recipe": "best"}, {"steps": 2}, {"seed": 2}, {"seed": None}, {"model": "happy"}]
+OTHERS += [{"smoothing": 0.1}]
 
 
 @pytest.mark.parametrize("case", [*DAMAGED, *OTHERS])
@@ -245,8 +246,12 @@ def test_what_a_killed_run_has_left_half_written_is_swept_up(stopped):
 
 def test_a_file_of_somebody_in_the_place_of_the_checkpoint_is_never_lost(dataset, tmp_path):
     (tmp_path / "net.checkpoint").write_text("my notes")
-    small(tmp_path, epochs=1, dataset=str(dataset)).train()
+    with pytest.raises(
+        program.CatDogError, match="not written by this program"
+    ):  # before the first epoch
+        small(tmp_path, epochs=1, dataset=str(dataset)).train()
     assert (tmp_path / "net.checkpoint").read_text() == "my notes"
+    assert not (tmp_path / "net.h5").exists()
 
 
 # Signals and kills, of real processes. ------------------------------------------------------------

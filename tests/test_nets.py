@@ -127,7 +127,7 @@ HEADS["mnist"] = 10, "softmax", "categorical_crossentropy"
 def test_two_classes_have_one_answer_and_more_have_all_learned_by_cross_entropy(name):
     model = CatDogClassifier(model=name).createModel()
     activation = model.layers[-1].activation.__name__
-    assert (*model.output_shape[1:], activation, model.loss) == HEADS[name]
+    assert (*model.output_shape[1:], activation, model.loss.name) == HEADS[name]
 
 
 # A net in a file, whatever of it trains. ----------------------------------------------------------

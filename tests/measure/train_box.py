@@ -1,14 +1,18 @@
 """Train the net that comes with the program; print the figures of its model card.
 
     python tests/measure/train_box.py PHOTOS PORTRAITS NEITHER BASE [--originals DIR] [--seeds 0]
-        [--work DIR] [--score]
+        [--work DIR] [--score] [--hold KIND ...] [--every 1]
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Of each class the numbers below 7000
 train, but for 4001-4100, which ORIGINALS has at their own sizes; 7000-7499 validate; 7500-7999
 test. PORTRAITS holds the like of another source: below 700, 700-849, 850-999. NEITHER holds
 KIND.N.jpg of other things; every sixth kind validates, another sixth tests. BASE are the weights of
 EfficientNet-Lite0. Other flags are the program's. Stopped, the same command goes on; what DIR holds
-is not trained again, and DIR takes no training with other flags or photos.
+is not trained again, and DIR takes no training with other flags or photos; name one of its own for
+each choice of --hold and --every.
+
+With --hold it learns from the other kinds only and is asked about these as well: how would it do on
+what is unlike all that it saw? --every learns from every so many-th photo: enough to compare.
 
 All pets of PHOTOS were squashed to 200 x 200 pixels: so that their source does not give them away,
 what comes from elsewhere is learned from both as it is and treated alike.
@@ -38,6 +42,7 @@ from PIL import Image, ImageFilter, ImageOps
 from real_photos import REPO, call, classify, last_and_best
 
 from CatDogClassifier import (
+    RESUME_KEYS,
     CatDogClassifier,
     Predictor,
     Settings,
@@ -59,7 +64,7 @@ from CatDogClassifier import (
 )
 
 BEST = ["--model", "finetune", "--base", "efficientnet-lite0"]  # what has measured best
-SHARES = 0.3, 0.5, 0.7, 0.85, 1.0  # of what the base learned, see `mix`
+SHARES = 0.7, 0.85, 1.0  # of what the base learned, see `mix`
 TEST_LOG = Path(__file__).with_name("test_photos.log")
 SPLITS = {
     "train": [*range(4001), *range(4101, 7000)],
@@ -92,17 +97,29 @@ def photos_of(chosen, split):
     for folder, numbers in ((chosen.photos, SPLITS), (chosen.portraits, PORTRAITS)):
         names = {label: [f"{label}.{n}.jpg" for n in numbers[split]] for label in ("cat", "dog")}
         found[folder.name] = {label: [folder / n for n in names[label]] for label in names}
-    kinds = sorted({path.name.partition(".")[0] for path in chosen.neither.glob("*.*.jpg")})
-    kinds = {kind for place, kind in enumerate(kinds) if place % 6 in KINDS[split]}
-    others = sorted(chosen.neither.glob("*.jpg"))
-    others = [path for path in others if path.name.partition(".")[0] in kinds]
+    others = of_kinds(chosen, kinds_of(chosen, split).difference(chosen.hold))
     found[chosen.neither.name] = {"neither": others}
+    if split == "train":
+        for classes in found.values():
+            classes |= {label: paths[:: chosen.every] for label, paths in classes.items()}
     for path in (
         path for classes in found.values() for paths in classes.values() for path in paths
     ):
         if not path.exists():
             sys.exit(f"{path} is missing. PHOTOS must hold cats and dogs from 0 to 7999")
     return found
+
+
+def kinds_of(chosen, split):
+    """The kinds of other things in a split."""
+    kinds = sorted({path.name.partition(".")[0] for path in chosen.neither.glob("*.*.jpg")})
+    return {kind for place, kind in enumerate(kinds) if place % 6 in KINDS[split]}
+
+
+def of_kinds(chosen, kinds):
+    """The photos of some kinds of other things."""
+    photos = sorted(chosen.neither.glob("*.jpg"))
+    return [path for path in photos if path.name.partition(".")[0] in kinds]
 
 
 def squash(path, target):
@@ -139,11 +156,12 @@ def begin(chosen, seed, flags):
     weights = chosen.work / f"seed{seed}.h5"
     flags = [*BEST, "--base-weights", str(chosen.base), *flags]
     wanted = {"flags": flags, "photos": str(chosen.photos)}
+    wanted |= {"hold": chosen.hold, "every": chosen.every}
     if not weights.exists() and not weights.with_suffix(".checkpoint").exists():
         weights.with_suffix(".json").write_text(json.dumps({**wanted, "commit": commit()}))
-    before = begun(weights)
+    before = {"hold": [], "every": 1, **begun(weights)}
     if not wanted.items() <= before.items():
-        how = f"a training on {before['photos']} with {' '.join(before['flags'])}"
+        how = f"a training on {before['photos']} with {' '.join(before['flags'])}, or part of that"
         sys.exit(f"{weights} is of {how}. Name another --work")
     return weights
 
@@ -154,11 +172,11 @@ def begun(weights):
 
 
 def loss_by_source(net, folder, photos, labels):
-    """The mean cross-entropy on validation photos, each of their sources counting the same."""
+    """The mean cross-entropy on validation photos, their sources counting alike."""
     listed = list_split(folder, "validation").values()
     sources = [Path(path).name.partition("-")[0] for paths in listed for path in paths]
     counts = collections.Counter(sources)
-    found = Predictor(keras_forward(net.model), {**net.info, "temperature": 1.0})(photos)
+    found = Predictor(keras_forward(net.model), net.info)(photos)
     truth = found[np.arange(len(labels)), labels[:, 0].astype(int)].clip(1e-7)
     return -np.sum(np.log(truth) / [counts[source] for source in sources]) / len(counts)
 
@@ -171,7 +189,8 @@ def mix(chosen, seed, weights):
     `loss_by_source`.
     """
     net, folder = load_net(weights, Settings()), chosen.work / "photos"
-    flags = {"model": "finetune", "base": "efficientnet-lite0", "base_weights": str(chosen.base)}
+    flags = {key: value for key, value in net.info["recipe"].items() if key in RESUME_KEYS}
+    flags |= {"base": net.info["base"], "base_weights": str(chosen.base)}
     flags |= {"weights": str(chosen.work / "before.h5"), "seed": seed, "quiet": True}
     before = CatDogClassifier(**flags)
     data = read_data(folder, before.size, None, before.console)
@@ -180,6 +199,7 @@ def mix(chosen, seed, weights):
     pairs, losses = [*zip(trainer.model.get_weights(), net.model.get_weights(), strict=True)], {}
     for part in SHARES:
         net.model.set_weights([(1 - part) * old + part * new for old, new in pairs])
+        calibrate(keras_forward(net.model), net.info, data.splits)
         losses[part] = loss_by_source(net, folder, *data.splits["validation"])
         print(f"seed {seed}: {part:.0%} of what it learned: loss {losses[part]:.5f}", flush=True)
     part = min(losses, key=losses.get)
@@ -345,7 +365,11 @@ def main(arguments=None):
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "catdog-box"))
     parser.add_argument("--score", action="store_true")
+    parser.add_argument("--hold", nargs="+", default=[])
+    parser.add_argument("--every", type=int, default=1)
     chosen, flags = parser.parse_known_args(arguments)
+    if unknown := set(chosen.hold) - kinds_of(chosen, "train"):
+        sys.exit(f"{', '.join(unknown)}: no kinds that train")
     chosen.work.mkdir(parents=True, exist_ok=True)
     nets = {seed: begin(chosen, seed, flags) for seed in chosen.seeds}
     link_photos(chosen, chosen.work / "photos", ["train", "validation"])
@@ -355,6 +379,9 @@ def main(arguments=None):
         train(chosen, seed, weights)
         measure(weights, validation, "validation")
         measure(weights, like, "validation, squashed")
+        if chosen.hold:
+            kinds = {kind: {"neither": of_kinds(chosen, [kind])} for kind in chosen.hold}
+            measure(weights, validation | kinds, "held out:")
         if chosen.originals:
             compare_all(chosen.work, chosen.photos, chosen.originals, weights)
     if chosen.score:
