@@ -6,7 +6,7 @@
 """CatDogClassifier: tell cats from dogs with a small convolutional net, in one file to read.
 
 The net that comes with it tells 99.00 % of 1,000 cats and dogs apart that it did not learn from,
-and calls 98.30 % of 1,000 photos of other kinds of things neither (tests/measure/train_box.py).
+and calls 98.10 % of 1,000 photos of other kinds of things neither (tests/measure/train_box.py).
 
     python CatDogClassifier.py                  train on dataset/, save CatDogClassifier_model.h5
     python CatDogClassifier.py -f photo.jpg     classify one photo
@@ -1301,7 +1301,8 @@ class Predictor:
                 second = self.look(self.closer(batch[doubtful]))
                 answers[doubtful] = (answers[doubtful] + second) / 2
             found.append(answers)
-        return np.concatenate(found)
+        found = np.concatenate(found) * self.odds  # (N, K): those of a folder
+        return found / found.sum(axis=1, keepdims=True)
 
     def closer(self, photos):
         """The middle of photos in the mirror, at the same size."""
@@ -1316,8 +1317,7 @@ class Predictor:
         if not np.isfinite(found).all():
             raise CatDogError("the net gives answers that are no numbers", "Train anew")
         found = np.hstack([1 - found, found]) if found.shape[1] == 1 else found
-        found = apply_temperature(found, self.info["temperature"]) * self.odds  # those of a folder
-        return found / found.sum(axis=1, keepdims=True)
+        return apply_temperature(found, self.info["temperature"])
 
 
 def keras_forward(model):
