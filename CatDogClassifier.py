@@ -960,13 +960,13 @@ def compile_model(model, settings, steps=0):
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     two = model.output_shape[-1] == 1  # classes: one sigmoid
     loss = keras.losses.BinaryCrossentropy if two else keras.losses.CategoricalCrossentropy
-    # Label smoothing, of three classes 0.93 instead of 1 is right by 0.1 (Szegedy et al. 2016,
-    # arXiv:1512.00567): less sure of kinds that it never saw; `calibrate` mends what is too little.
+    # Label smoothing (Szegedy et al. 2016, arXiv:1512.00567): 0.1 asks, of three classes, for 0.93
+    # instead of 1, so that a net is less sure of kinds it never saw; `calibrate` mends the rest.
     loss = loss(label_smoothing=settings.smoothing)
     # Not by its name: its variables would come to be in the first step, and compile it twice.
-    kind = keras.metrics.BinaryAccuracy if two else keras.metrics.CategoricalAccuracy
+    metric = keras.metrics.BinaryAccuracy if two else keras.metrics.CategoricalAccuracy
     # XLA makes these nets slower on a CPU and takes its time to compile them.
-    model.compile(optimizer, loss, metrics=[kind("acc")], jit_compile=False)
+    model.compile(optimizer, loss, metrics=[metric("acc")], jit_compile=False)
     return model
 
 
@@ -1061,11 +1061,11 @@ class Trainer:
 
     def resume(self, about, arrays):
         """Go on from what `unpack_npz` gives of a checkpoint."""
-        self.state, variables = TrainingState(**about), self.variables
+        self.state = TrainingState(**about)
         self.rng.bit_generator.state = self.state.rng  # or photos would come in another order
-        for variable, array in zip(variables, arrays, strict=False):
+        for variable, array in zip(self.variables, arrays, strict=False):
             variable.assign(array)
-        self.best_weights = arrays[len(variables) :]  # they come last
+        self.best_weights = arrays[len(self.variables) :]  # they come last
 
     def fit(self, train, validation, save):
         """Train until it is over, `save(better)` after each epoch; take the best weights."""
@@ -1371,7 +1371,7 @@ def calibrate(forward, info, splits):
     others = labels[:, 0] == (classes.index(NEITHER) if NEITHER in classes else -1)  # (N,)
     times = round(9 * (~others).sum() / max(others.sum(), 1))  # makes nine of ten, as in a folder
     rows = np.repeat(np.arange(len(labels)), np.where(others, max(times, 1), 1))
-    # What the net itself says of the others: kinds of neither are without end, these may be easy.
+    # What the net itself says of all but neither: of that there is no end of kinds, often harder.
     said = raw["validation"][~others] / first.odds  # (M, K), but for a factor
     info["temperature"] = fit_temperature(said, labels[~others])
     found = {split: Predictor(forward, info)(splits[split][0]) for split in raw}  # (N, K) each

@@ -355,13 +355,8 @@ def test_class_names_travel_with_the_weights_and_without_test_photos_is_no_score
 
 
 REFUSED = [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": -1}, {"learning_rate": float("nan")}]
-REFUSED += [
-    {"smoothing": 2},
-    {"patience": -1},
-    {"seed": -1},
-    {"optimizer": "magic"},
-    {"precision": "int4"},
-]
+REFUSED += [{"patience": -1}, {"seed": -1}, {"optimizer": "magic"}, {"precision": "int4"}]
+REFUSED += [{"smoothing": 2}, {"smoothing": -0.1}]
 REFUSED += [{"recipe": "magic", "model": "features"}]  # which takes the tutorial's either way
 
 

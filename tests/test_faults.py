@@ -246,12 +246,10 @@ def test_what_a_killed_run_has_left_half_written_is_swept_up(stopped):
 
 def test_a_file_of_somebody_in_the_place_of_the_checkpoint_is_never_lost(dataset, tmp_path):
     (tmp_path / "net.checkpoint").write_text("my notes")
-    with pytest.raises(
-        program.CatDogError, match="not written by this program"
-    ):  # before the first epoch
+    with pytest.raises(program.CatDogError, match="not written by this program"):
         small(tmp_path, epochs=1, dataset=str(dataset)).train()
     assert (tmp_path / "net.checkpoint").read_text() == "my notes"
-    assert not (tmp_path / "net.h5").exists()
+    assert not (tmp_path / "net.h5").exists()  # it was said before the first epoch
 
 
 # Signals and kills, of real processes. ------------------------------------------------------------

@@ -75,6 +75,18 @@ def test_the_shipped_net_is_trained_without_a_look_at_the_test_photos(box, tmp_p
     assert not (tmp_path / "log").exists()
 
 
+def test_kinds_that_are_held_out_are_not_learned_but_asked_about(box, tmp_path, capsys):
+    pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
+    with pytest.raises(SystemExit, match="kind5: no kinds that train"):  # it tests
+        box("--hold", "kind5")
+    box("--hold", "kind1", "--every", "2")
+    learned = {path.name for path in (tmp_path / "work/photos/train/neither").iterdir()}
+    names = ["kind0.0", "kind0.2", "kind2.1", "kind3.0", "kind3.2"]  # of kind0, kind2, kind3
+    expected = [f"neither-{name}.jpg" for name in names]
+    assert learned == {*expected, *(f"squashed-{name}" for name in expected)}
+    assert "held out: kind1: right" in capsys.readouterr().out
+
+
 def test_a_reading_of_the_test_photos_is_logged_before_it_begins(box, tmp_path, capsys):
     pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
     draw(tmp_path / "photos", range(18, 24))

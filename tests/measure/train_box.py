@@ -155,8 +155,8 @@ def begin(chosen, seed, flags):
     """The weights file of a training, beside it how it began; exits if that was another way."""
     weights = chosen.work / f"seed{seed}.h5"
     flags = [*BEST, "--base-weights", str(chosen.base), *flags]
-    wanted = {"flags": flags, "photos": str(chosen.photos)}
-    wanted |= {"hold": chosen.hold, "every": chosen.every}
+    wanted = {name: getattr(chosen, name) for name in ("hold", "every")}
+    wanted |= {"flags": flags, "photos": str(chosen.photos)}
     if not weights.exists() and not weights.with_suffix(".checkpoint").exists():
         weights.with_suffix(".json").write_text(json.dumps({**wanted, "commit": commit()}))
     before = {"hold": [], "every": 1, **begun(weights)}
@@ -172,7 +172,7 @@ def begun(weights):
 
 
 def loss_by_source(net, folder, photos, labels):
-    """The mean cross-entropy on validation photos, their sources counting alike."""
+    """The mean cross-entropy on validation photos, each of their sources counting the same."""
     listed = list_split(folder, "validation").values()
     sources = [Path(path).name.partition("-")[0] for paths in listed for path in paths]
     counts = collections.Counter(sources)
