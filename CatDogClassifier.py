@@ -360,12 +360,15 @@ def backbone(base, size, **options):
     return photos, application(base, weights=None, input_tensor=pixels, **options).output
 
 
-def transfer_model(size, classes, base, dropout=0.0):
+def transfer_model(size, classes, base, dropout=0.0, witnesses=()):
     """A new head on a base that others trained: 16,812,353 parameters with VGG16."""
     photos, features = backbone(base, size, include_top=False, pooling=BASES[base].pooling)
-    hidden = layers.Flatten(name="flatten")(features)  # (N, 4 * 4 * 512) of VGG16 for 150 pixels
-    hidden = layers.Dense(256, activation="relu", name="dense_0")(hidden)  # (N, 256)
+    features = layers.Flatten(name="flatten")(features)  # (N, 4 * 4 * 512) of VGG16 for 150 pixels
+    hidden = layers.Dense(256, activation="relu", name="dense_0")(features)  # (N, 256)
     hidden = layers.Dropout(dropout, name="dropout")(hidden) if dropout else hidden  # (N, 256)
+    for name, count in witnesses:  # what the base was trained to know: the likeliest of its classes
+        logits = layers.Dense(count, name=name)(features)  # (N, 123) of ImageNet's cats and dogs
+        hidden = layers.Concatenate()([hidden, ops.max(logits, axis=1, keepdims=True)])  # (N, 257)
     return keras.Model(photos, output_layer(classes, "dense_1")(hidden))
 
 
@@ -378,9 +381,8 @@ def imagenet(size, classes, base):
 # A net of the ladder: `build(size, classes, base)` makes it; its training where that differs from
 # the recipe, `settings` in both, `tutorial` and `best` in one; `size`: side of its photos (on a
 # base, the base decides); `transfer`: a base is "frozen", or its "features" are computed once, or
-# its "last block" is trained, after the head; `crop`: the side of augmented photos, where smaller:
-# crops show things larger than whole photos do, so that smaller ones make them look alike (Touvron
-# et al. 2019, arXiv:1906.06423).
+# its "last block" is trained, after the head; `crop`: the side of augmented photos, where smaller,
+# as crops show things larger than whole photos do (Touvron et al. 2019, arXiv:1906.06423).
 COLUMNS = "build about settings tutorial best size classes transfer crop"
 DEFAULTS = [{}, {}, {}, 150, ("cat", "dog"), None, None]
 Architecture = collections.namedtuple("Architecture", COLUMNS, defaults=DEFAULTS)
@@ -389,7 +391,7 @@ DEFAULT = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initiali
 FOUR, HANDS = net_of(convnet, filters=(32, 64, 128, 128)), net_of(convnet, units=(25, 12))
 DIGITS = net_of(convnet, filters=(32, 64, 64), units=(64,), grey=True, last_pool=False)
 DROPOUT, HEAD = net_of(FOUR, dropout=0.5), net_of(transfer_model, dropout=0.5)
-TOP = transfer_model  # the same without dropout
+TOP, TWO = transfer_model, net_of(HEAD, witnesses=(("pets", 123), ("others", 877)))
 PLAIN, STEPS, LONG = {"augment": False}, {"steps": 100}, {"epochs": 100}
 SLOW, SLOWER, SLOWEST = ({"learning_rate": rate} for rate in (1e-4, 2e-5, 1e-5))
 B20, B50, B64 = ({"batch_size": count} for count in (20, 50, 64))
@@ -408,6 +410,7 @@ ARCHITECTURES = {
     "frozen": Architecture(TOP, "a base before the head: slow", STEPS | SLOWER, transfer="frozen"),
     "finetune_plain": Architecture(TOP, "its end learns too", PLAIN | SLOWEST | B20 | LONG, **LAST),
     "finetune": Architecture(HEAD, "all of it learns, slowly", {}, OLD_WAY, NEW_WAY, **LAST),
+    "witness": Architecture(TWO, "beside ImageNet's own head: ours", {}, OLD_WAY, NEW_WAY, **LAST),
     "imagenet": Architecture(imagenet, "a base as it is, 1,000 classes", size=224, classes=NUMBERS),
     "happy": Architecture(happy_faces, "happy faces", PLAIN | B50 | {"epochs": 40}, ADAM, size=64),
     "mnist": Architecture(DIGITS, "28 x 28 grey digits", PLAIN | B64 | {"epochs": 5}, **GREY),
@@ -1285,9 +1288,8 @@ class Predictor:
         self.forward, self.info, recipe = forward, info, info["recipe"]
         self.tta = recipe.get("recipe") == "best" and recipe.get("augment")
         self.margin = 0 if ARCHITECTURES[info["architecture"]].crop else 0.1  # of a side
-        # A net that knows neither learned from all classes alike; where they come in other shares,
-        # the odds of each change as its share does (Saerens, Latinne and Decaestecker 2002, Neural
-        # Computation 14, equation 4): nine of ten photos of a folder show neither.
+        # A net that knows neither learned from all classes alike; of a folder nine of ten photos
+        # show it. Odds change as shares do (Saerens et al. 2002, Neural Computation 14, eq. 4).
         times = 9 * (len(info["classes"]) - 1)  # 0.9 to one of the others, which have 0.1 together
         self.odds = [times if name == NEITHER else 1 for name in info["classes"]]  # (K,)
 
@@ -1372,8 +1374,7 @@ def calibrate(forward, info, splits):
     times = round(9 * (~others).sum() / max(others.sum(), 1))  # makes nine of ten, as in a folder
     rows = np.repeat(np.arange(len(labels)), np.where(others, max(times, 1), 1))
     # What the net itself says of all but neither: of that there is no end of kinds, often harder.
-    said = raw["validation"][~others] / first.odds  # (M, K), but for a factor
-    info["temperature"] = fit_temperature(said, labels[~others])
+    info["temperature"] = fit_temperature(raw["validation"][~others] / first.odds, labels[~others])
     found = {split: Predictor(forward, info)(splits[split][0]) for split in raw}  # (N, K) each
     info["risk_coverage"] = risk_coverage(found["validation"][rows], labels[rows])
     summary |= {split: classification_scores(found[split], truth[split]) for split in found}
@@ -1413,9 +1414,10 @@ def trained_info(trainer, data):
     return new_info(settings, data.classes, summary=summary, **known)
 
 
-def save_h5(net):
+def save_h5(net, kind=np.float32):
     """A Net as an HDF5 file in bytes, in the layout that load_weights of Keras 2 and 3 reads."""
-    buffer, about, arrays = io.BytesIO(), json.dumps(net.info), net.model.get_weights()
+    buffer, about = io.BytesIO(), json.dumps(net.info)
+    arrays = [array.astype(kind) for array in net.model.get_weights()]
     with h5py.File(buffer, "w") as file:
         file.attrs["catdogclassifier"] = np.bytes_(about.encode())  # the metadata as JSON
         file.attrs["digest"] = np.bytes_(digest(about, *arrays))  # HDF5 itself has none
@@ -1504,7 +1506,7 @@ def load_h5(path, model):
         names = ((own, name) for own in owners for name in read_texts(root[own], "weight_names"))
         names = list(itertools.islice(names, len(shapes) + 1))
         stored = [root[owner][name] for owner, name in names]
-        floats = all(array.id.get_type().equal(h5py.h5t.IEEE_F32LE) for array in stored)
+        floats = all(array.dtype in (np.float32, np.float16) for array in stored)
         if not floats or [array.shape for array in stored] != shapes:
             raise CatDogError(f"{path} holds the weights of another net", "Name another --weights")
         about, arrays = read_texts(file, "catdogclassifier"), [array[()] for array in stored]
@@ -1575,8 +1577,7 @@ def imagenet_net(settings):
             names = [found[0][1].replace("_", " ") for found in decode(np.eye(1000), top=1)]
     except Exception as error:  # noqa: BLE001 (Keras raises plain ones)
         raise CatDogError(f"there are no names of ImageNet's classes: {reason(error)}") from None
-    # Two pairs of them have one name: those get their number too.
-    names = [f"{n} {i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
+    names = [f"{n} {i}" if names.count(n) > 1 else n for i, n in enumerate(names)]  # two are double
     return Net(compile_model(model, settings), new_info(settings, names, run=""))
 
 
@@ -2094,9 +2095,8 @@ class CatDogClassifier:
         predictor = self.ready()
         listed = list_split(directory or self.settings.dataset, split, self.classes, some=True)
         photos, labels = load_photos(listed, self.size, self.console)
-        found = predictor(photos)
-        scores = classification_scores(found, labels) | precision_recall(found, labels)
-        return {**scores, "classes": list(self.classes)}
+        found, classes = predictor(photos), {"classes": list(self.classes)}
+        return classification_scores(found, labels) | precision_recall(found, labels) | classes
 
     def explain(self, path):
         """What the net sees in a photo: Prediction, Figures {"heatmap": ...}. Raises PhotoError."""

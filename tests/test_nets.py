@@ -58,6 +58,9 @@ VGG16 += [*[conv(9, 512, 2_359_808)] * 3, pool(4, 512), ("Flatten", (8192,), 0)]
 VGG16 += [("Dense", (256,), 2_097_408)]
 TRANSFER, BASE, LAST_BLOCK = [*VGG16, ("Dense", (1,), 257)], 14_714_688, 7_079_424
 DROPPED = [*VGG16, ("Dropout", (256,), 0), ("Dense", (1,), 257)]
+WITNESSES = [*VGG16, ("Dense", (123,), 1_007_739), ("Dropout", (256,), 0)]
+WITNESSES += [("Dense", (877,), 7_185_261), ("Concatenate", (257,), 0)]
+WITNESSES += [("Concatenate", (258,), 0), ("Dense", (1,), 259)]
 HAPPY = [("ZeroPadding2D", (70, 70, 3), 0), conv(64, 32, 4_736)]
 HAPPY += [("BatchNormalization", (64, 64, 32), 128), ("Activation", (64, 64, 32), 0), pool(32, 32)]
 DIGITS = [conv(26, 32, 320), pool(13, 32), conv(11, 64, 18_496), pool(5, 64), conv(3, 64, 36_928)]
@@ -76,6 +79,7 @@ NETS = {  # architecture: its layers, all parameters, those that do not train
     "frozen": (TRANSFER, 16_812_353, BASE),
     "finetune_plain": (TRANSFER, 16_812_353, BASE - LAST_BLOCK),
     "finetune": (DROPPED, 16_812_353, BASE - LAST_BLOCK),
+    "witness": (WITNESSES, 25_005_355, BASE - LAST_BLOCK),
     "happy": ([*HAPPY, ("Flatten", (32_768,), 0), ("Dense", (1,), 32_769)], 37_633, 64),
     "mnist": ([*DIGITS, ("Dense", (64,), 36_928), ("Dense", (10,), 650)], 93_322, 0),
     "signs": (SIGNS, 307_615, 0),
@@ -105,6 +109,7 @@ TUTORIALS = {  # epochs, photos in a batch, steps, optimizer, rate, whether phot
     "features": (30, 20, 0, "rmsprop", 2e-5, False),
     "frozen": (30, 32, 100, "rmsprop", 2e-5, True),
     "finetune": (100, 32, 100, "rmsprop", 1e-5, True),
+    "witness": (100, 32, 100, "rmsprop", 1e-5, True),
     "finetune_plain": (100, 20, 0, "rmsprop", 1e-5, False),
     "happy": (40, 50, 0, "adam", 1e-3, False),
     "mnist": (5, 64, 0, "rmsprop", 1e-3, False),

@@ -3,11 +3,13 @@
 import contextlib
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import CatDogClassifier as program
+from CatDogClassifier import CatDogClassifier
 from conftest import REPO, tint
 
 HAPPY = ["--model", "happy", "--epochs", "1", "--precision", "float32"]
@@ -85,6 +87,31 @@ def test_kinds_that_are_held_out_are_not_learned_but_asked_about(box, tmp_path, 
     expected = [f"neither-{name}.jpg" for name in names]
     assert learned == {*expected, *(f"squashed-{name}" for name in expected)}
     assert "held out: kind1: right" in capsys.readouterr().out
+
+
+def test_what_imagenets_head_says_changes_the_odds_of_neither_alone(tmp_path):
+    import train_box
+
+    before = CatDogClassifier(model="finetune", base="efficientnet-lite0", base_weights="none")
+    before.classes = ("cat", "dog", "neither")
+    before.createModel()
+    before.net.info["run"] = "x"
+    rng, weights = np.random.default_rng(0), tmp_path / "x.h5"
+    weights.write_bytes(program.save_h5(before.net))
+    kernel, bias = rng.normal(size=(1280, 1000)), rng.normal(size=1000)
+    np.savez(tmp_path / "head.npz", kernel=kernel, bias=bias)
+    train_box.call_witness(SimpleNamespace(head=tmp_path / "head.npz"), weights)
+    after = CatDogClassifier(weights=str(weights))
+    after.load_weights()
+    assert (after.info["architecture"], after.info["run"] == "x") == ("witness", False)
+    photos = rng.random((3, 224, 224, 3)).astype(np.float32)
+    features = program.base_of(before.model).predict_on_batch(photos)  # (3, 1280)
+    logits, pets = features @ kernel + bias, [*range(151, 269), *range(281, 286)]
+    said = np.delete(logits, pets, axis=1).max(axis=1) - logits[:, pets].max(axis=1) - 1.0
+    old, new = (np.log(net.model.predict_on_batch(photos)) for net in (before, after))
+    change = (new - old) - (new - old)[:, :1]  # (3, 3): of the odds against the first class
+    assert change[:, 1] == pytest.approx(0, abs=0.01)
+    assert change[:, 2] == pytest.approx(0.7 * said, abs=0.05)  # 16-bit numbers
 
 
 def test_a_reading_of_the_test_photos_is_logged_before_it_begins(box, tmp_path, capsys):
