@@ -32,6 +32,7 @@ import collections
 import datetime
 import functools
 import json
+import math
 import random
 import signal
 import subprocess
@@ -52,16 +53,21 @@ from CatDogClassifier import (
     Net,
     Predictor,
     Settings,
+    Trainer,
+    base_of,
     begin_training,
     build_model,
     calibrate,
     digest,
+    keras,
     keras_forward,
+    layers,
     list_split,
     litert_forward,
     litert_predictor,
     load_net,
     load_photos,
+    new_model,
     read_data,
     read_metadata,
     save_h5,
@@ -74,9 +80,9 @@ BEST = ["--model", "finetune", "--base", "efficientnet-lite0"]  # what has measu
 SHARES = 0.7, 0.85, 1.0  # of what the base learned, see `mix`
 PETS = [*range(151, 269), *range(281, 286)]  # of ImageNet's classes: 118 of dogs, 5 of cats
 WITNESSES = {"pets": PETS, "others": sorted({*range(1000)} - {*PETS})}
-# How much ImageNet's head has to say, and how many logits it is to favour pets, of which it saw
-# few: by kinds that a training with --hold did not see (.readme/measurements.md).
-SAY, FAVOUR = 0.7, 1.0
+# How much ImageNet's head has to say: by kinds that a training with --hold did not see, see
+# .readme/measurements.md. How many logits favour pets, of which it has fewer classes than others.
+SAY, FAVOUR = 0.5, math.log(877 / 123)
 TEST_LOG = Path(__file__).with_name("test_photos.log")
 SPLITS = {
     "train": [*range(4001), *range(4101, 7000)],
@@ -193,6 +199,14 @@ def loss_by_source(net, folder, photos, labels):
     return -np.sum(np.log(truth) / [counts[source] for source in sources]) / len(counts)
 
 
+def untrained(chosen, seed, net):
+    """A classifier with the settings that a net was trained by."""
+    flags = {key: value for key, value in net.info["recipe"].items() if key in RESUME_KEYS}
+    flags |= {"base": net.info["base"], "base_weights": str(chosen.base)}
+    flags |= {"weights": str(chosen.work / "before.h5"), "seed": seed, "quiet": True}
+    return CatDogClassifier(**flags)
+
+
 def mix(chosen, seed, weights):
     """Replace a net by a mean of what it was before its base learned and what it is now.
 
@@ -201,10 +215,7 @@ def mix(chosen, seed, weights):
     `loss_by_source`.
     """
     net, folder = load_net(weights, Settings()), chosen.work / "photos"
-    flags = {key: value for key, value in net.info["recipe"].items() if key in RESUME_KEYS}
-    flags |= {"base": net.info["base"], "base_weights": str(chosen.base)}
-    flags |= {"weights": str(chosen.work / "before.h5"), "seed": seed, "quiet": True}
-    before = CatDogClassifier(**flags)
+    before = untrained(chosen, seed, net)
     data = read_data(folder, before.size, None, before.console)
     start_tensorflow(before.settings)
     trainer = begin_training(before, data)  # trains the same head once more
@@ -221,6 +232,45 @@ def mix(chosen, seed, weights):
     write_file(weights, save_h5(net))
 
 
+def remind(chosen, seed, weights):
+    """Train a net once more, on the photos and on what ImageNet's head said of each before.
+
+    While the base learned about pets, that head lost what it knew of other things: kangaroos came
+    to look like dogs. Learning without forgetting (Li and Hoiem 2016, arXiv:1606.09282) adds to the
+    loss how far its probabilities, at temperature 2, are from those on the base as it was.
+    """
+    net, head = load_net(weights, Settings()), np.load(chosen.head)
+    classifier, softened = untrained(chosen, seed, net), []
+    settings = classifier.settings
+    data = read_data(chosen.work / "photos", classifier.size, None, classifier.console)
+    start_tensorflow(settings)
+    as_it_was = new_model(settings, len(data.classes))
+    for base in (base_of(as_it_was), base_of(net.model)):
+        known = layers.Dense(1000, trainable=False, name="known")
+        soft = layers.Softmax()(layers.Rescaling(0.5)(known(base.output)))  # (N, 1000)
+        known.set_weights([head["kernel"], head["bias"]])
+        softened.append(keras.Model(base.input, soft))
+    for layer in net.model.layers:
+        layer.trainable = not isinstance(layer, layers.BatchNormalization)
+    batches = Trainer(net.model, settings, classifier.console)
+    batches = batches.feed(*data.splits["train"], shuffled=True)
+    phases = {"warmup_target": settings.learning_rate, "warmup_steps": 0.1 * len(batches)}
+    rate = keras.optimizers.schedules.CosineDecay(0.0, 0.9 * len(batches), **phases)
+    losses = [keras.losses.CategoricalCrossentropy(label_smoothing=settings.smoothing)]
+    losses += [keras.losses.KLDivergence()]
+    both = keras.Model(net.model.input, [net.model.output, softened[1].output])
+    both.compile(keras.optimizers.Adam(rate), losses, loss_weights=[1, 4], jit_compile=False)
+    for number, (photos, labels, *counts) in enumerate(batches, start=1):
+        wanted = [labels, softened[0].predict_on_batch(photos)]
+        ones = np.ones((len(photos), 1), np.float32)
+        found = both.train_on_batch(photos, wanted, sample_weight=[*counts, ones, ones][:2])
+        if number % 100 == 0:
+            print(f"seed {seed}: reminded {number} of {len(batches)}: {found}", flush=True)
+    net.info["recipe"]["reminded"] = True
+    calibrate(keras_forward(net.model), net.info, data.splits)
+    write_file(weights, save_h5(net))
+
+
 def call_witness(chosen, weights):
     """Replace a net by one in which ImageNet's head, on the same features, has a say as well.
 
@@ -233,8 +283,8 @@ def call_witness(chosen, weights):
     classes, run = net.info["classes"], digest(net.info["run"], kernel, bias, SAY, FAVOUR)[:16]
     info = {**net.info, "architecture": "witness", "run": run}
     model = build_model("witness", info["base"], len(classes))
-    *layers, last = (layer for layer in net.model.layers if layer.weights)
-    for layer in layers:
+    *others, last = (layer for layer in net.model.layers if layer.weights)
+    for layer in others:
         model.get_layer(layer.name).set_weights(layer.get_weights())
     for name, places in WITNESSES.items():
         model.get_layer(name).set_weights([kernel[:, places], bias[places]])
@@ -297,7 +347,9 @@ def train(chosen, seed, weights):
         call(*begun(weights)["flags"], *data)
     if known(weights)["architecture"] == "finetune" and "share" not in known(weights)["recipe"]:
         mix(chosen, seed, weights)
-    if known(weights)["architecture"] == "finetune" and chosen.head:
+    if chosen.head and known(weights)["architecture"] == "finetune":
+        if "reminded" not in known(weights)["recipe"]:
+            remind(chosen, seed, weights)
         call_witness(chosen, weights)
     info = known(weights)
     summary, score = info["summary"], info["summary"]["validation"]["accuracy"]
