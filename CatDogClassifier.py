@@ -1414,7 +1414,7 @@ def trained_info(trainer, data):
     return new_info(settings, data.classes, summary=summary, **known)
 
 
-def save_h5(net, kind=np.float32):
+def save_h5(net, kind="float32"):
     """A Net as an HDF5 file in bytes, in the layout that load_weights of Keras 2 and 3 reads."""
     buffer, about = io.BytesIO(), json.dumps(net.info)
     arrays = [array.astype(kind) for array in net.model.get_weights()]

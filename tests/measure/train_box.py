@@ -313,7 +313,7 @@ def write_box(weights, **more):
     card |= {"photos": "Dogs vs. Cats (Kaggle, from Microsoft Asirra), portraits, Caltech-101"}
     card |= {"numbers": "below 7000 but for 4001-4100", "validation": "7000-7499", **more}
     net = load_net(weights, Settings())
-    write_file(box_of(weights), save_h5(net._replace(info={**net.info, "card": card}), np.float16))
+    write_file(box_of(weights), save_h5(net._replace(info={**net.info, "card": card}), "float16"))
 
 
 def quantise(chosen, weights):
