@@ -204,7 +204,7 @@ class Console:
 class Lazy:
     """A library that is imported when it is first used: -h and a typo need none."""
 
-    def __init__(self, name, fix="pip install -r requirements.txt"):
+    def __init__(self, name, fix="pip install -r requirements.txt (to classify: ai-edge-litert)"):
         self.name, self.fix = name, fix
 
     def __getattr__(self, attribute):
@@ -410,7 +410,7 @@ ARCHITECTURES = {
     "frozen": Architecture(TOP, "a base before the head: slow", STEPS | SLOWER, transfer="frozen"),
     "finetune_plain": Architecture(TOP, "its end learns too", PLAIN | SLOWEST | B20 | LONG, **LAST),
     "finetune": Architecture(HEAD, "all of it learns, slowly", {}, OLD_WAY, NEW_WAY, **LAST),
-    "witness": Architecture(TWO, "ImageNet's head besides: shipped", {}, OLD_WAY, NEW_WAY, **LAST),
+    "witness": Architecture(TWO, "finetune + ImageNet's own head", {}, OLD_WAY, NEW_WAY, **LAST),
     "imagenet": Architecture(imagenet, "a base as it is, 1,000 classes", size=224, classes=NUMBERS),
     "happy": Architecture(happy_faces, "happy faces", PLAIN | B50 | {"epochs": 40}, ADAM, size=64),
     "mnist": Architecture(DIGITS, "28 x 28 grey digits", PLAIN | B64 | {"epochs": 5}, **GREY),
