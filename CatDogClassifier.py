@@ -366,9 +366,9 @@ def transfer_model(size, classes, base, dropout=0.0, witnesses=()):
     features = layers.Flatten(name="flatten")(features)  # (N, 4 * 4 * 512) of VGG16 for 150 pixels
     hidden = layers.Dense(256, activation="relu", name="dense_0")(features)  # (N, 256)
     hidden = layers.Dropout(dropout, name="dropout")(hidden) if dropout else hidden  # (N, 256)
-    for name, count in witnesses:  # what the base was trained to know: the likeliest of its classes
-        logits = layers.Dense(count, name=name)(features)  # (N, 123) of ImageNet's cats and dogs
-        hidden = layers.Concatenate()([hidden, ops.max(logits, axis=1, keepdims=True)])  # (N, 257)
+    for name, count in witnesses:  # ImageNet's classes in groups: of each the likeliest has a say
+        logits = layers.Dense(count, name=name)(features)  # (N, 123), then (N, 877)
+        hidden = layers.Concatenate()([hidden, ops.max(logits, axis=1, keepdims=True)])  # (N, 258)
     return keras.Model(photos, output_layer(classes, "dense_1")(hidden))
 
 
@@ -391,7 +391,7 @@ DEFAULT = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initiali
 FOUR, HANDS = net_of(convnet, filters=(32, 64, 128, 128)), net_of(convnet, units=(25, 12))
 DIGITS = net_of(convnet, filters=(32, 64, 64), units=(64,), grey=True, last_pool=False)
 DROPOUT, HEAD = net_of(FOUR, dropout=0.5), net_of(transfer_model, dropout=0.5)
-TOP, TWO = transfer_model, net_of(HEAD, witnesses=(("pets", 123), ("others", 877)))
+TOP, WITNESS = transfer_model, net_of(HEAD, witnesses=(("pets", 123), ("others", 877)))
 PLAIN, STEPS, LONG = {"augment": False}, {"steps": 100}, {"epochs": 100}
 SLOW, SLOWER, SLOWEST = ({"learning_rate": rate} for rate in (1e-4, 2e-5, 1e-5))
 B20, B50, B64 = ({"batch_size": count} for count in (20, 50, 64))
@@ -410,7 +410,7 @@ ARCHITECTURES = {
     "frozen": Architecture(TOP, "a base before the head: slow", STEPS | SLOWER, transfer="frozen"),
     "finetune_plain": Architecture(TOP, "its end learns too", PLAIN | SLOWEST | B20 | LONG, **LAST),
     "finetune": Architecture(HEAD, "all of it learns, slowly", {}, OLD_WAY, NEW_WAY, **LAST),
-    "witness": Architecture(TWO, "finetune + ImageNet's own head", {}, OLD_WAY, NEW_WAY, **LAST),
+    "witness": Architecture(WITNESS, "as the net that is shipped", {}, OLD_WAY, NEW_WAY, **LAST),
     "imagenet": Architecture(imagenet, "a base as it is, 1,000 classes", size=224, classes=NUMBERS),
     "happy": Architecture(happy_faces, "happy faces", PLAIN | B50 | {"epochs": 40}, ADAM, size=64),
     "mnist": Architecture(DIGITS, "28 x 28 grey digits", PLAIN | B64 | {"epochs": 5}, **GREY),
@@ -1577,7 +1577,7 @@ def imagenet_net(settings):
             names = [found[0][1].replace("_", " ") for found in decode(np.eye(1000), top=1)]
     except Exception as error:  # noqa: BLE001 (Keras raises plain ones)
         raise CatDogError(f"there are no names of ImageNet's classes: {reason(error)}") from None
-    names = [f"{n} {i}" if names.count(n) > 1 else n for i, n in enumerate(names)]  # two are double
+    names = [f"{n} {i}" if names.count(n) > 1 else n for i, n in enumerate(names)]  # two come twice
     return Net(compile_model(model, settings), new_info(settings, names, run=""))
 
 

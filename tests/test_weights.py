@@ -113,6 +113,20 @@ def test_what_is_no_weights_file_or_half_of_one_is_refused(own, tmp_path, conten
         load(path)
 
 
+def test_a_file_may_hold_numbers_of_16_bits_but_none_too_large_for_them(trained, tmp_path):
+    path, exact = tmp_path / "small.h5", trained.model.get_weights()
+    path.write_bytes(program.save_h5(trained.net, "float16"))
+    found = load(path).model.get_weights()
+    rounded = [array.astype(np.float16).astype(np.float32) for array in exact]
+    assert all(map(np.array_equal, found, rounded)) and found[0].dtype == np.float32
+    trained.model.set_weights([exact[0] + 70_000, *exact[1:]])
+    with np.errstate(over="ignore"):
+        path.write_bytes(program.save_h5(trained.net, "float16"))
+    trained.model.set_weights(exact)
+    with pytest.raises(CatDogError, match="numbers are not finite"):
+        load(path)
+
+
 def test_a_file_that_does_not_load_leaves_all_as_it_was(trained, own, tmp_path):
     import keras
 

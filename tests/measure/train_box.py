@@ -81,7 +81,7 @@ SHARES = 0.7, 0.85, 1.0  # of what the base learned, see `mix`
 PETS = [*range(151, 269), *range(281, 286)]  # of ImageNet's classes: 118 of dogs, 5 of cats
 WITNESSES = {"pets": PETS, "others": sorted({*range(1000)} - {*PETS})}
 # How much ImageNet's head has to say: by kinds that a training with --hold did not see, see
-# .readme/measurements.md. How many logits favour pets, of which it has fewer classes than others.
+# .readme/measurements.md. What is added for pets, as fewer of its classes are pets.
 SAY, FAVOUR = 0.5, math.log(877 / 123)
 TEST_LOG = Path(__file__).with_name("test_photos.log")
 SPLITS = {
@@ -175,9 +175,10 @@ def begin(chosen, seed, flags):
     flags = [*BEST, "--base-weights", str(chosen.base), *flags]
     wanted = {name: getattr(chosen, name) for name in ("hold", "every")}
     wanted |= {"flags": flags, "photos": str(chosen.photos)}
+    wanted |= {"head": chosen.head and digest(chosen.head.read_bytes())}
     if not weights.exists() and not weights.with_suffix(".checkpoint").exists():
         weights.with_suffix(".json").write_text(json.dumps({**wanted, "commit": commit()}))
-    before = {"hold": [], "every": 1, **begun(weights)}
+    before = {"hold": [], "every": 1, "head": None, **begun(weights)}
     if not wanted.items() <= before.items():
         how = f"a training on {before['photos']} with {' '.join(before['flags'])}, or part of that"
         sys.exit(f"{weights} is of {how}. Name another --work")
@@ -246,9 +247,9 @@ def remind(chosen, seed, weights):
     start_tensorflow(settings)
     as_it_was = new_model(settings, len(data.classes))
     for base in (base_of(as_it_was), base_of(net.model)):
-        known = layers.Dense(1000, trainable=False, name="known")
-        soft = layers.Softmax()(layers.Rescaling(0.5)(known(base.output)))  # (N, 1000)
-        known.set_weights([head["kernel"], head["bias"]])
+        own = layers.Dense(1000, trainable=False, name="imagenet")
+        soft = layers.Softmax()(layers.Rescaling(0.5)(own(base.output)))  # (N, 1000)
+        own.set_weights([head["kernel"], head["bias"]])
         softened.append(keras.Model(base.input, soft))
     for layer in net.model.layers:
         layer.trainable = not isinstance(layer, layers.BatchNormalization)
@@ -263,7 +264,8 @@ def remind(chosen, seed, weights):
     for number, (photos, labels, *counts) in enumerate(batches, start=1):
         wanted = [labels, softened[0].predict_on_batch(photos)]
         ones = np.ones((len(photos), 1), np.float32)
-        found = both.train_on_batch(photos, wanted, sample_weight=[*counts, ones, ones][:2])
+        heeded = [*counts, ones, ones][:2]  # weights, if classes are unequal, for the labels only
+        found = both.train_on_batch(photos, wanted, sample_weight=heeded)
         if number % 100 == 0:
             print(f"seed {seed}: reminded {number} of {len(batches)}: {found}", flush=True)
     net.info["recipe"]["reminded"] = True
@@ -293,7 +295,7 @@ def call_witness(chosen, weights):
     heard, start = last.get_weights()
     model.layers[-1].set_weights([np.concatenate([heard, say]), start - FAVOUR * say[1]])
     model.set_weights([array.astype(np.float16) for array in model.get_weights()])  # as it is kept
-    info["summary"]["parameters"] = model.count_params()
+    info["summary"] |= {"parameters": model.count_params(), "architecture": "witness"}
     write_file(weights, save_h5(Net(model, info)))
 
 
@@ -351,6 +353,9 @@ def train(chosen, seed, weights):
         if "reminded" not in known(weights)["recipe"]:
             remind(chosen, seed, weights)
         call_witness(chosen, weights)
+    run = known(weights)["run"]
+    if known(box_of(weights)).get("run") != run:  # or else it may tell its test score
+        quantise(chosen, weights)
     info = known(weights)
     summary, score = info["summary"], info["summary"]["validation"]["accuracy"]
     print(
@@ -359,8 +364,6 @@ def train(chosen, seed, weights):
         f"validation {100 * score:.2f} %, looking once: {last_and_best(weights)}",
         flush=True,
     )
-    if known(box_of(weights)).get("run") != info["run"]:  # or else it may tell its test score
-        quantise(chosen, weights)
 
 
 def measure(weights, photos, words):
