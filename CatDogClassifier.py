@@ -1288,8 +1288,8 @@ class Predictor:
         self.forward, self.info, recipe = forward, info, info["recipe"]
         self.tta = recipe.get("recipe") == "best" and recipe.get("augment")
         self.margin = 0 if ARCHITECTURES[info["architecture"]].crop else 0.1  # of a side
-        # A net that knows neither learned from all classes alike; of a folder nine of ten photos
-        # show it. Odds change as shares do (Saerens et al. 2002, Neural Computation 14, eq. 4).
+        # A net that knows neither learned from all classes alike; nine of ten photos of a folder
+        # are of it. Odds change as shares do (Saerens et al. 2002, Neural Computation 14, eq. 4).
         times = 9 * (len(info["classes"]) - 1)  # 0.9 to one of the others, which have 0.1 together
         self.odds = [times if name == NEITHER else 1 for name in info["classes"]]  # (K,)
 
@@ -1504,9 +1504,9 @@ def load_h5(path, model):
         root = file.get("model_weights", file)
         owners = read_texts(root, "layer_names")
         names = ((own, name) for own in owners for name in read_texts(root[own], "weight_names"))
-        names = list(itertools.islice(names, len(shapes) + 1))
-        stored = [root[owner][name] for owner, name in names]
-        floats = all(array.dtype in (np.float32, np.float16) for array in stored)
+        stored = [root[own][name] for own, name in itertools.islice(names, len(shapes) + 1)]
+        kinds = h5py.h5t.IEEE_F32LE, h5py.h5t.IEEE_F16LE
+        floats = all(any(map(array.id.get_type().equal, kinds)) for array in stored)
         if not floats or [array.shape for array in stored] != shapes:
             raise CatDogError(f"{path} holds the weights of another net", "Name another --weights")
         about, arrays = read_texts(file, "catdogclassifier"), [array[()] for array in stored]

@@ -95,10 +95,12 @@ def test_what_imagenets_head_says_changes_the_odds_of_neither_alone(tmp_path):
     before = CatDogClassifier(model="finetune", base="efficientnet-lite0", base_weights="none")
     before.classes = ("cat", "dog", "neither")
     before.createModel()
+    last = before.model.get_layer("last_norm")  # random nets make nothing of photos
+    last.set_weights([np.ones(1280), np.arange(1280) / 500, np.zeros(1280), np.ones(1280)])
     before.net.info["run"] = "x"
     rng, weights = np.random.default_rng(0), tmp_path / "x.h5"
     weights.write_bytes(program.save_h5(before.net))
-    kernel, bias = rng.normal(size=(1280, 1000)), rng.normal(size=1000)
+    kernel, bias = np.float32(rng.normal(size=(1280, 1000))), np.float32(rng.normal(size=1000))
     np.savez(tmp_path / "head.npz", kernel=kernel, bias=bias)
     train_box.call_witness(SimpleNamespace(head=tmp_path / "head.npz"), weights)
     after = CatDogClassifier(weights=str(weights))
@@ -106,8 +108,13 @@ def test_what_imagenets_head_says_changes_the_odds_of_neither_alone(tmp_path):
     assert (after.info["architecture"], after.info["run"] == "x") == ("witness", False)
     photos = rng.random((3, 224, 224, 3)).astype(np.float32)
     features = program.base_of(before.model).predict_on_batch(photos)  # (3, 1280)
+    assert features.std() > 0.5
     logits, pets = features @ kernel + bias, [*range(151, 269), *range(281, 286)]
-    said = np.delete(logits, pets, axis=1).max(axis=1) - logits[:, pets].max(axis=1)
+    rest = [number for number in range(1000) if number not in pets]
+    for name, classes in (("pets", pets), ("others", rest)):
+        rounded = np.float32(np.float16(kernel[:, classes]))
+        assert np.array_equal(after.model.get_layer(name).get_weights()[0], rounded)
+    said = logits[:, rest].max(axis=1) - logits[:, pets].max(axis=1)
     old, new = (np.log(net.model.predict_on_batch(photos)) for net in (before, after))
     change = (new - old) - (new - old)[:, :1]  # (3, 3): of the odds against the first class
     assert change[:, 1] == pytest.approx(0, abs=0.01)

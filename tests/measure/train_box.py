@@ -38,6 +38,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import calibration
@@ -82,7 +83,7 @@ PETS = [*range(151, 269), *range(281, 286)]  # of ImageNet's classes: 118 of dog
 WITNESSES = {"pets": PETS, "others": sorted({*range(1000)} - {*PETS})}
 # How much ImageNet's head has to say: by kinds that a training with --hold did not see, see
 # .readme/measurements.md. What is added for pets, as fewer of its classes are pets.
-SAY, FAVOUR = 0.5, math.log(877 / 123)
+SAY, FAVOUR = 0.5, math.log(len(WITNESSES["others"]) / len(PETS))
 TEST_LOG = Path(__file__).with_name("test_photos.log")
 SPLITS = {
     "train": [*range(4001), *range(4101, 7000)],
@@ -173,12 +174,12 @@ def begin(chosen, seed, flags):
     """The weights file of a training, beside it how it began; exits if that was another way."""
     weights = chosen.work / f"seed{seed}.h5"
     flags = [*BEST, "--base-weights", str(chosen.base), *flags]
-    wanted = {name: getattr(chosen, name) for name in ("hold", "every")}
-    wanted |= {"flags": flags, "photos": str(chosen.photos)}
+    wanted = {"flags": flags, "photos": str(chosen.photos)}
     wanted |= {"head": chosen.head and digest(chosen.head.read_bytes())}
+    wanted |= {"hold": chosen.hold, "every": chosen.every}
     if not weights.exists() and not weights.with_suffix(".checkpoint").exists():
         weights.with_suffix(".json").write_text(json.dumps({**wanted, "commit": commit()}))
-    before = {"hold": [], "every": 1, "head": None, **begun(weights)}
+    before = begun(weights)
     if not wanted.items() <= before.items():
         how = f"a training on {before['photos']} with {' '.join(before['flags'])}, or part of that"
         sys.exit(f"{weights} is of {how}. Name another --work")
@@ -229,8 +230,15 @@ def mix(chosen, seed, weights):
     part = min(losses, key=losses.get)
     net.model.set_weights([(1 - part) * old + part * new for old, new in pairs])
     net.info["recipe"]["share"] = part
-    calibrate(keras_forward(net.model), net.info, data.splits)
     write_file(weights, save_h5(net))
+
+
+def softened(base, head):
+    """What ImageNet's head says of photos on a base: its probabilities at temperature 2."""
+    own = layers.Dense(1000, trainable=False, name="imagenet")
+    answer = layers.Softmax()(layers.Rescaling(0.5)(own(base.output)))  # (N, 1000)
+    own.set_weights([head["kernel"], head["bias"]])
+    return keras.Model(base.input, answer)
 
 
 def remind(chosen, seed, weights):
@@ -241,35 +249,26 @@ def remind(chosen, seed, weights):
     loss how far its probabilities, at temperature 2, are from those on the base as it was.
     """
     net, head = load_net(weights, Settings()), np.load(chosen.head)
-    classifier, softened = untrained(chosen, seed, net), []
-    settings = classifier.settings
+    classifier = untrained(chosen, seed, net)
+    settings = replace(classifier.settings, epochs=1)
     data = read_data(chosen.work / "photos", classifier.size, None, classifier.console)
     start_tensorflow(settings)
-    as_it_was = new_model(settings, len(data.classes))
-    for base in (base_of(as_it_was), base_of(net.model)):
-        own = layers.Dense(1000, trainable=False, name="imagenet")
-        soft = layers.Softmax()(layers.Rescaling(0.5)(own(base.output)))  # (N, 1000)
-        own.set_weights([head["kernel"], head["bias"]])
-        softened.append(keras.Model(base.input, soft))
-    for layer in net.model.layers:
-        layer.trainable = not isinstance(layer, layers.BatchNormalization)
-    batches = Trainer(net.model, settings, classifier.console)
-    batches = batches.feed(*data.splits["train"], shuffled=True)
-    phases = {"warmup_target": settings.learning_rate, "warmup_steps": 0.1 * len(batches)}
-    rate = keras.optimizers.schedules.CosineDecay(0.0, 0.9 * len(batches), **phases)
-    losses = [keras.losses.CategoricalCrossentropy(label_smoothing=settings.smoothing)]
-    losses += [keras.losses.KLDivergence()]
-    both = keras.Model(net.model.input, [net.model.output, softened[1].output])
-    both.compile(keras.optimizers.Adam(rate), losses, loss_weights=[1, 4], jit_compile=False)
+    bases = base_of(new_model(settings, len(data.classes))), base_of(net.model)
+    before, now = (softened(base, head) for base in bases)
+    trainer = Trainer(net.model, settings, classifier.console)
+    batches = trainer.feed(*data.splits["train"], shuffled=True)
+    trainer.compile(len(batches))
+    both = keras.Model(net.model.input, [net.model.output, now.output])
+    losses = [net.model.loss, keras.losses.KLDivergence()]
+    both.compile(net.model.optimizer, losses, loss_weights=[1, 4], jit_compile=False)
     for number, (photos, labels, *counts) in enumerate(batches, start=1):
-        wanted = [labels, softened[0].predict_on_batch(photos)]
+        wanted = [labels, before.predict_on_batch(photos)]
         ones = np.ones((len(photos), 1), np.float32)
         heeded = [*counts, ones, ones][:2]  # weights, if classes are unequal, for the labels only
         found = both.train_on_batch(photos, wanted, sample_weight=heeded)
         if number % 100 == 0:
             print(f"seed {seed}: reminded {number} of {len(batches)}: {found}", flush=True)
     net.info["recipe"]["reminded"] = True
-    calibrate(keras_forward(net.model), net.info, data.splits)
     write_file(weights, save_h5(net))
 
 
