@@ -24,11 +24,9 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import CatDogClassifier as program  # noqa: E402 (it lies one folder up)
+from CatDogClassifier import Image, np  # noqa: E402
 from dataset.labels import list_labelled  # noqa: E402
 
 SIDE = 150  # photos are compared at so many pixels a side, decoded exactly

@@ -18,12 +18,9 @@ import zipfile
 from pathlib import Path, PureWindowsPath
 from urllib.request import Request, url2pathname, urlopen
 
-import numpy as np
-from PIL import Image
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import CatDogClassifier as program  # noqa: E402 (it lies one folder up)
-from CatDogClassifier import CatDogError, UsageError  # noqa: E402
+from CatDogClassifier import CatDogError, Image, UsageError, np  # noqa: E402
 from dataset import labels  # noqa: E402
 
 DIGITS = "keras.datasets.mnist"

@@ -1,7 +1,5 @@
 """The scripts behind the published figures: the test photos are kept apart, folds and tables."""
 
-import contextlib
-import io
 import json
 from types import SimpleNamespace
 
@@ -33,17 +31,9 @@ def box(tmp_path, monkeypatch):
     """train_box.py in this process, for 12 photos to train on, none to test."""
     import train_box
 
-    def call(*arguments):
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            code = program.main(list(map(str, arguments)))
-        if code:
-            raise SystemExit(code)
-        return out.getvalue()
-
     splits = {"train": range(12), "validation": range(12, 18), "test": range(18, 24)}
     monkeypatch.setattr(train_box, "SPLITS", splits)
     monkeypatch.setattr(train_box, "TEST_LOG", tmp_path / "log")
-    monkeypatch.setattr(train_box, "call", call)
     numbers = {"train": range(4), "validation": range(4, 6), "test": range(6, 8)}
     monkeypatch.setattr(train_box, "PORTRAITS", numbers)
     draw(tmp_path / "photos", range(18))
