@@ -189,16 +189,17 @@ def begun(weights):
 
 
 def remember(before, now):
-    """A layer that passes features on; a net that it is in learns to say of photos what was said.
+    """A layer that passes features on, and adds to the loss how far `now` is from `before`.
 
-    `before` answers for photos as it did once, `now` for features as they are.
+    Both say what ImageNet's head makes of photos, (N, 1000) probabilities: `before` of the photos,
+    on the base as it was, `now` of the features of the base as it is.
     """
 
     class Remember(layers.Layer):
-        """Adds to the loss: the weights of the two nets are none of its own."""
+        """The weights of the two are none of its own, and so no part of the net."""
 
         def call(self, photos, features):
-            said = before(photos, training=False), now(features)  # (N, 1000) each
+            said = before(photos, training=False), now(features)
             self.add_loss(REMIND * ops.mean(keras.losses.kl_divergence(*said)))
             return features
 
