@@ -6,10 +6,10 @@
 PHOTOS holds 16,000 photos, cat.0.jpg ... dog.7999.jpg (Kaggle's layout), ORIGINALS some in their
 original sizes, DIR an earlier version of the program with its own net. scipy is needed for the
 tutorials' way, torch and torchvision for PyTorch, ai-edge-litert for LiteRT, onnx, tf2onnx and
-onnxruntime for that, ultralytics for theirs; what is missing is left out. Nothing else should run
-meanwhile: about 45 minutes on two cores. Each stage runs in a process of its own; every figure is
-the median of the repeats, with the lowest and the highest in brackets. The table of the README
-comes last.
+onnxruntime for that, ultralytics for theirs, ray for nodes; what is missing is left out. Nothing
+else should run meanwhile: about 50 minutes on two cores. Each stage runs in a process of its own;
+every figure is the median of the repeats, with the lowest and the highest in brackets. The table of
+the README comes last.
 """
 
 import argparse
@@ -161,14 +161,10 @@ def yolo(options):
 
 def command_line(options, before=False):
     """-d --json from the start of the program to its end, with the net that comes with it."""
-    home, target = options.before if before else REPO, options.work / "links2000"
+    home = options.before if before else REPO
     if home is None:
         raise SystemExit("no --before")
-    photos = list(program.list_photos(options.originals))
-    for number in range(0 if target.exists() else 2000):
-        target.mkdir(exist_ok=True)
-        os.symlink(photos[number % len(photos)], target / f"photo{number}.jpg")
-    line = [home / "CatDogClassifier.py", "-q", "-d", target, "--json"]
+    line = [home / "CatDogClassifier.py", "-q", "-d", links(options, 2000), "--json"]
     return [2000 / each for each in seconds(line, options.repeats)]
 
 
@@ -389,10 +385,12 @@ def help_and_typos(options):
 
 
 def private_memory(number):
-    """That of a process, MB; 0 when it has gone."""
+    """That of a process and of those that it started, MB; 0 when it has gone."""
     with contextlib.suppress(OSError, StopIteration):
         status = Path(f"/proc/{number}/status").read_text().splitlines()
-        return int(next(line for line in status if line.startswith("RssAnon")).split()[1]) / 1024
+        own = int(next(line for line in status if line.startswith("RssAnon")).split()[1]) / 1024
+        started = Path(f"/proc/{number}/task/{number}/children").read_text().split()
+        return own + sum(map(private_memory, started))
     return 0
 
 
@@ -419,13 +417,18 @@ def training_memory(options, dataset):
 
 def folder_memory(options, count=None):
     """Memory of -d on a folder of so many links to photos, until 500 answers are there."""
-    count = count or options.files
+    target = links(options, count or options.files)
+    return peak(["-d", target, "--weights", options.work / "net.h5"], 500)
+
+
+def links(options, count):
+    """A folder of so many links to photos."""
     target, photos = options.work / f"links{count}", list(program.list_photos(options.originals))
     if not target.exists():
         target.mkdir()
         for number in range(count):
             os.symlink(photos[number % len(photos)], target / f"photo{number}.jpg")
-    return peak(["-d", target, "--weights", options.work / "net.h5"], 500)
+    return target
 
 
 def label_parts(options):
@@ -433,16 +436,33 @@ def label_parts(options):
     found = []
     for number in range(options.repeats):
         answers = options.work / f"answers-{time.time()}-{number}"
-        line = [REPO / "dataset" / "label.py", "-q", options.work / "links2000", answers]
+        line = [REPO / "dataset" / "label.py", "-q", links(options, 2000), answers]
         found += seconds([*line, "--part", 500], 0, first=True)
     return [2000 / each for each in found]
 
 
+def label_nodes(options, count):
+    """dataset/label.py on 10,000 photos and so many Ray nodes, of one processor each."""
+    from ray.cluster_utils import Cluster
+
+    os.sched_setaffinity(0, range(count))  # what is started from now on has no others
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    for _ in range(count - 1):
+        cluster.add_node(num_cpus=1)
+    folder, found = links(options, 10_000), []
+    for number in range(options.repeats):
+        answers = options.work / f"answers-{time.time()}-{number}"
+        line = [REPO / "dataset" / "label.py", "-q", folder, answers, "--part", 500]
+        found += seconds([*line, "--ray", cluster.address], 0, first=True)
+    cluster.shutdown()
+    return [10_000 / each for each in found]
+
+
 def label_first(options, memory=False):
     """dataset/label.py on a million: until its first 10,000 answers are there, seconds or MB."""
+    folder = links(options, options.files)
     answers, highest, started = options.work / f"answers-{time.time()}", 0, time.perf_counter()
-    line = [sys.executable, REPO / "dataset" / "label.py", "-q", options.work, answers]
-    line[3] = options.work / f"links{options.files}"
+    line = [sys.executable, REPO / "dataset" / "label.py", "-q", folder, answers]
     process = subprocess.Popen(list(map(str, line)), stdout=subprocess.DEVNULL)
     while not list(answers.glob("*.jsonl")) and process.poll() is None:
         highest = max(highest, private_memory(process.pid))
@@ -508,6 +528,8 @@ STAGES = {  # name: (what it says, function, further arguments, unit)
     "yolo": ("ultralytics, yolo11n-cls", yolo, (), "photos/s"),
     "command": ("-d, 2,000 photos, start included", command_line, (), "photos/s"),
     "label": ("dataset/label.py on the same", label_parts, (), "photos/s"),
+    "label-node": ("10,000 on a Ray node of one core", label_nodes, (1,), "photos/s"),
+    "label-nodes": ("the same on two such nodes", label_nodes, (2,), "photos/s"),
     "label-first": ("label.py, a million: first part", label_first, (), "s"),
     "label-memory": ("peak memory until then", label_first, (True,), "MB"),
     "command-before": ("the same, the version before", command_line, (True,), "photos/s"),
@@ -566,6 +588,7 @@ RATIOS = [
     ("-d with LiteRT against without", "folder_litert / folder", ""),
     ("-d with the shipped net against the version before", "command / command_before", ">= 3"),
     ("label.py against -d, time", "command / label", "<= 1.1"),
+    ("two nodes of one core against one", "label_nodes / label_node", ">= 1.8"),
     ("-d with it against 1/(1/D + 1/F)", "box * (1 / decode224 + 1 / box_forward)", ">= 0.9"),
     ("-d with it, 8 bits against float32", "box / box32", ""),
     ("-d with it against onnxruntime, float32", "box / box_onnx", ">= 1.5"),
