@@ -325,3 +325,9 @@ def test_the_faults_planted_into_real_photos_are_found(real, tmp_path):
     leaks = {frozenset(issue.paths) for issue in groups["leak"]}
     assert exact <= leaks <= exact | resized and len(resized - leaks) <= 1  # 98 % of them
     assert {i.paths[0] for i in groups["unreadable"]} == {fault for fault, _ in planted["broken"]}
+
+
+def test_what_is_not_installed_is_one_line():
+    done = python("-S", REPO / "dataset" / "check.py", REPO / "dataset", text=True)  # no packages
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert " is not installed. Run: pip install -r requirements.txt" in done.stderr
