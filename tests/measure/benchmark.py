@@ -431,31 +431,27 @@ def links(options, count):
     return target
 
 
-def label_parts(options):
-    """dataset/label.py on the folder of `command_line`, parts of 500."""
-    found = []
+def label_parts(options, count=2000, more=()):
+    """dataset/label.py on a folder of so many links to photos, parts of 500."""
+    folder, found = links(options, count), []
     for number in range(options.repeats):
         answers = options.work / f"answers-{time.time()}-{number}"
-        line = [REPO / "dataset" / "label.py", "-q", links(options, 2000), answers]
-        found += seconds([*line, "--part", 500], 0, first=True)
-    return [2000 / each for each in found]
+        line = [REPO / "dataset" / "label.py", "-q", folder, answers, "--part", 500, *more]
+        found += seconds(line, 0, first=True)
+    return [count / each for each in found]
 
 
 def label_nodes(options, count):
-    """dataset/label.py on 10,000 photos and so many Ray nodes, of one processor each."""
+    """The same on 10,000 and so many Ray nodes, of one processor each."""
     from ray.cluster_utils import Cluster
 
     os.sched_setaffinity(0, range(count))  # what is started from now on has no others
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     for _ in range(count - 1):
         cluster.add_node(num_cpus=1)
-    folder, found = links(options, 10_000), []
-    for number in range(options.repeats):
-        answers = options.work / f"answers-{time.time()}-{number}"
-        line = [REPO / "dataset" / "label.py", "-q", folder, answers, "--part", 500]
-        found += seconds([*line, "--ray", cluster.address], 0, first=True)
+    found = label_parts(options, 10_000, ["--ray", cluster.address])
     cluster.shutdown()
-    return [10_000 / each for each in found]
+    return found
 
 
 def label_first(options, memory=False):
