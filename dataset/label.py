@@ -14,19 +14,22 @@ which is named; the others go on.
 import argparse
 import collections
 import contextlib
-import errno
 import functools
+import hashlib
 import io
 import itertools
 import json
-import math
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
+import threading
 import time
-import zipfile
+import warnings
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,9 +39,9 @@ from CatDogClassifier import CatDogError, UsageError  # noqa: E402
 
 ATTEMPTS = 3  # at a part; whoever dies more often than that has met a photo that kills it
 fsspec = program.Lazy("fsspec", "pip install fsspec, and s3fs or gcsfs")  # extras
-ray = program.Lazy("ray", 'pip install "ray[default]"')
-pyarrow = program.Lazy("pyarrow", "pip install pyarrow")
-parquet = program.Lazy("pyarrow.parquet", pyarrow.fix)
+ray = program.Lazy("ray", "pip install ray")
+# What stores raise where an object or address is bad; anything else is said of the store.
+BAD = FileNotFoundError, IsADirectoryError, PermissionError, TypeError, ValueError
 
 
 # ==================================================================================================
@@ -50,36 +53,51 @@ def is_remote(path):
     return "://" in path
 
 
-def ask_store(path, question):
-    """What an object store answers. Raises CatDogError where it cannot be asked at all."""
+def ask_store(path, question, own=()):
+    """What an object store answers; `own` errors are the object's, others a CatDogError."""
     try:
-        return question(*fsspec.url_to_fs(path))
-    except (FileNotFoundError, CatDogError):
+        return question(fsspec.filesystem(path.partition("://")[0]))
+    except (CatDogError, *own):
         raise
     except Exception as error:  # noqa: BLE001 (each store has kinds of its own)
-        raise CatDogError(f"cannot ask for {path}: {program.reason(error)}", "Try again") from None
+        fix = "Run: pip install s3fs, or gcsfs" if isinstance(error, ImportError) else "Try again"
+        raise CatDogError(f"cannot ask for {path}: {program.reason(error)}", fix) from None
 
 
 def photo_paths(source):
     """Yield the paths of a folder, of a list in a file, or of all objects under an address."""
     if is_remote(source):
-        yield from ask_store(source, lambda s, root: map(s.unstrip_protocol, s.find(root)))
+        found = ask_store(source, lambda s: map(s.unstrip_protocol, s.find(source)))
+        names = ((path.rpartition("/")[2] or ".folder", path) for path in found)
+        yield from (path for name, path in names if not program.is_system_file(name))
     elif os.path.isdir(source):
         yield from program.list_photos(source)
     else:
         with program.open_regular(source) as file:
-            if b"\0" in file.read():
-                raise UsageError(f"{source} is no list of paths", "Name a folder or a list")
-            file.seek(0)
-            for line in filter(None, (os.fsdecode(line.rstrip(b"\r\n")) for line in file)):
-                yield line if is_remote(line) else os.path.abspath(line)
+            for line in file:
+                if b"\0" in line:
+                    raise UsageError(f"{source} is no list of paths", "Name a folder or a list")
+                path = os.fsdecode(line.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf"))  # a BOM
+                if path:
+                    yield path if is_remote(path) else os.path.abspath(path)
+
+
+def is_there(path):
+    """Whether there is such a file or object, whatever it holds."""
+    try:
+        remote = is_remote(path)
+        return ask_store(path, lambda s: s.exists(path), BAD) if remote else os.path.lexists(path)
+    except BAD:
+        return False
 
 
 def open_remote(path, limit):
-    """An object as a file in memory. Raises OSError above `limit` bytes, CatDogError see above."""
-    if ask_store(path, lambda store, place: store.size(place)) > limit:
-        raise OSError(errno.EFBIG, f"more than {limit / 1e6:.0f} MB", path)
-    return io.BytesIO(ask_store(path, lambda store, place: store.cat_file(place)))
+    """An object as a file in memory. Raises OSError above `limit` bytes, see also `ask_store`."""
+    size = ask_store(path, lambda store: store.size(path), BAD)
+    if size > limit:
+        raise OSError(f"more than {limit / 1e6:.0f} MB")
+    whole = lambda store: store.cat_file(path, start=0, end=size)  # noqa: E731 (or it asks again)
+    return io.BytesIO(ask_store(path, whole, BAD) if size else b"")
 
 
 def read_anywhere(path, size):
@@ -91,10 +109,10 @@ def read_anywhere(path, size):
 
 
 # ==================================================================================================
-# 2. Parts: their lists are written before their answers
+# 2. Parts: first the lists of all, then their answers, here or on a cluster
 
 
-def part_name(folder, number, ending):
+def part_name(folder, number, ending=".jsonl"):
     """A file of a part: ANSWERS/000042.jsonl."""
     return Path(folder, f"{number:06}{ending}")
 
@@ -105,42 +123,35 @@ def write(path, content):
         file.write(content)
 
 
-def read_list(path):
-    """The paths of a list; names may hold anything but the zero between them."""
-    return list(map(os.fsdecode, path.read_bytes().split(b"\0")))
-
-
 def list_parts(folder, source, size, about, console):
-    """Write the lists of all parts, unless that was done; how many photos they hold."""
-    if about["listed"]:
+    """Write the lists of all parts, unless that was finished; how many photos they hold."""
+    if about.get("listed"):
         return about["listed"]
+    for path in Path(folder).glob("*.list"):
+        path.unlink()  # of an earlier run that broke off before it answered
     paths, total, started = photo_paths(source), 0, time.monotonic()
-    for number in itertools.count():
-        if not (part := list(itertools.islice(paths, size))):
-            break
-        path, content = part_name(folder, number, ".list"), b"\0".join(map(os.fsencode, part))
-        if path.exists() and path.read_bytes() != content:  # an earlier run broke off there
-            raise CatDogError(f"{source} has changed since", "Name another ANSWERS")
-        write(path, content)
+    while part := list(itertools.islice(paths, size)):
+        if not total:
+            write(Path(folder, "label.json"), json.dumps(about).encode())
+        listed = b"\0".join(map(os.fsencode, part))  # names may hold anything else
+        write(part_name(folder, total // size, ".list"), listed)
         total += len(part)
         console.bar(f"listing {total}", 0, 1, started)
-    if not total or part_name(folder, number, ".list").exists():
-        why = "has changed since" if total else "holds no photos"
-        raise CatDogError(f"{source} {why}", "Name another ANSWERS")
+    if not total:
+        raise CatDogError(f"{source} holds no photos", "Name another")
     write(Path(folder, "label.json"), json.dumps({**about, "listed": total}).encode())
     return total
 
 
 def begin(folder, about):
     """Make ANSWERS, or see that what it holds is of the same net, photos and settings."""
-    place = Path(folder, "label.json")
+    place, found = Path(folder, "label.json"), about
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        if not place.exists():
-            if not all(map(program.is_system_file, os.listdir(folder))):
-                raise CatDogError(f"{folder} holds something else", "Name a new ANSWERS")
-            write(place, json.dumps({**about, "listed": 0}).encode())
-        found = {"listed": 0, **dict(json.loads(place.read_bytes()))}
+        if place.exists():
+            found = dict(json.loads(place.read_bytes()))
+        elif not all(map(program.is_system_file, os.listdir(folder))):
+            raise CatDogError(f"{folder} holds something else", "Name a new ANSWERS")
     except (OSError, ValueError, TypeError) as error:
         raise CatDogError(f"cannot use {folder}: {program.reason(error)}", "Name another") from None
     for name, value in about.items():
@@ -150,124 +161,102 @@ def begin(folder, about):
     return found
 
 
-# ==================================================================================================
-# 3. Answers for a part, here or on a cluster
+classifier_of = functools.cache(program.CatDogClassifier)  # a process loads it once
 
 
-@functools.cache
-def classifier_of(given):
-    """The classifier of these settings; a process loads it once."""
-    return program.CatDogClassifier(**dict(given))
+def label_part(paths, given):
+    """The answers for some paths, as the content of their file. Raises CatDogError if all went."""
+    rows = [*map(asdict, classifier_of(**given).predict_each(paths, read=read_anywhere))]
+    read_first = sorted(rows, key=lambda row: row["error"] is not None)
+    if read_first[-1]["error"] and not any(is_there(row["path"]) for row in read_first[:100]):
+        raise CatDogError(f"{paths[0]} and those after it are not there on {socket.gethostname()}")
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def label_part(paths, given, ending=".jsonl"):
-    """The answers for some paths, as the content of their file."""
-    rows = map(asdict, classifier_of(given).predict_each(paths, read=read_anywhere))
-    if ending == ".jsonl":
-        return "".join(json.dumps(row) + "\n" for row in rows).encode()
-    rows = [{**row, "path": program.escape_control(row["path"])} for row in rows]
-    parquet.write_table(pyarrow.Table.from_pylist(rows), sink := pyarrow.BufferOutputStream())
-    return sink.getvalue().to_pybytes()
+def follow_parent():
+    """What a process of its own does first: leave Ctrl-C to its parent, and see to end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.filterwarnings("ignore", module="PIL")  # as the program itself does
+    watch = lambda: (multiprocessing.parent_process().join(), os._exit(1))  # noqa: E731
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def serve(pipe, given, ending):
-    """What a process of its own does: answer for the paths that come, until nobody is there."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's, who ends this one
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while paths := pipe.recv():
-            try:
-                pipe.send(label_part(paths, given, ending))
-            except CatDogError as error:
-                pipe.send(error)
-
-
-def label_here(parts, given, ending):
+def label_here(parts, given):
     """Yield (number, content) of parts, answered in a process of its own; None where it died."""
-    context, process = multiprocessing.get_context("spawn"), None
-    for number, paths in parts:
-        content = None
-        for _ in range(ATTEMPTS):
-            if not (process and process.is_alive()):
-                pipe, theirs = context.Pipe()
-                process = context.Process(target=serve, args=(theirs, given, ending), daemon=True)
-                process.start()
-                theirs.close()
-            with contextlib.suppress(EOFError, OSError):  # it died
-                pipe.send(paths)
-                content = pipe.recv()
-                break
-            process.join()
-        if isinstance(content, CatDogError):
-            raise content
-        yield number, content
-
-
-def pack_program(given):
-    """What a node needs, zipped, and the settings there: the program, the weights in both forms."""
-    classifier, cache = classifier_of(given), program.cache_folder()
-    classifier.ready()  # and so it has been converted
-    files = {"dataset/label.py": __file__, "CatDogClassifier.py": program.__file__}
-    files |= {"weights.h5": classifier.source, program.SHIPPED_LITERT.name: program.SHIPPED_LITERT}
-    files |= {f"catdogclassifier/{path.name}": path for path in cache.glob("*.tflite")}
-    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
-        for name in filter(lambda name: os.path.exists(files[name]), files):
-            archive.write(files[name], name)
-    return buffer.getvalue(), tuple({**dict(given), "weights": "weights.h5"}.items())
-
-
-def label_on_node(archive, name, paths, given, ending, source, cores):
-    """The task of a node: `label_part` with what was packed, and its share of the processors."""
-    home = Path.home() / ".cache" / "catdogclassifier" / name
-    if not home.exists():
-        zipfile.ZipFile(io.BytesIO(archive)).extractall(part := f"{home}-{os.getpid()}")
-        with contextlib.suppress(OSError):  # another process was first
-            os.rename(part, home)
-    os.chdir(home)
-    os.cpu_count = lambda: cores  # whatever the machine has
-    os.environ["XDG_CACHE_HOME"] = str(home)
-    sys.path.insert(0, str(home / "dataset"))
-    import label
-
-    if not label.is_remote(source) and not os.path.exists(source):
-        raise RuntimeError(f"{source} is not there on {socket.gethostname()}")
-    return label.label_part(paths, given, ending)
-
-
-def label_on_ray(parts, given, ending, source, address, cores):
-    """Yield (number, content) of parts, as they are ready, from a Ray cluster."""
-    archive, given = pack_program(given)
+    context = multiprocessing.get_context("spawn")
+    start = functools.partial(ProcessPoolExecutor, 1, context, follow_parent)
+    pool = start()
     try:
-        host, _, port = address.rpartition("/")[2].partition(":")
-        if port:  # Ray itself would wait for minutes
-            socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
-    except (OSError, RuntimeError, ValueError) as error:
-        problem = f"there is no Ray cluster at {address}: {program.reason(error)}"
-        raise CatDogError(problem, "Start one: ray start --head") from None
-    task = ray.remote(label_on_node).options(num_cpus=cores, max_retries=ATTEMPTS - 1)
-    ahead, waiting = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)) // cores), {}
-    packed = ray.put(archive), f"node-{program.digest(archive)[:32]}"
+        for number, paths in parts:
+            content = None
+            for _ in range(ATTEMPTS):
+                with contextlib.suppress(BrokenExecutor):
+                    content = pool.submit(label_part, paths, given).result()
+                    break
+                pool = start()
+            yield number, content
+    finally:
+        for process in multiprocessing.active_children():
+            process.kill()  # or else it would finish its part first
+
+
+def pack_program(given, folder):
+    """Copy what a node needs: the program, the weights in both forms; the settings there."""
+    home, cached = Path(folder, "catdogclassifier"), program.cache_folder().glob("*.tflite")
+    home.mkdir()
+    classifier_of(**given).ready()  # and so it has been converted
+    files = __file__, program.__file__, program.SHIPPED_LITERT, *cached
+    for path in filter(os.path.exists, files):
+        shutil.copy(path, home)
+    shutil.copy(given["weights"], home / "weights.h5")
+    return {**given, "weights": f"{home.name}/weights.h5"}
+
+
+def label_on_node(paths, given):
+    """The task of a node, where that was copied: `label_part` on one processor, its share."""
+    os.cpu_count = lambda: 1  # whatever the machine has
+    os.environ["XDG_CACHE_HOME"] = os.getcwd()
+    sys.path.insert(0, "catdogclassifier")
+    return __import__("label").label_part(paths, given)  # what is copied, not this file
+
+
+def label_on_ray(parts, given, address):
+    """Yield (number, content) of parts, as they are ready, from a Ray cluster."""
+    host, _, port = address.rpartition("/")[2].partition(":")
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    with tempfile.TemporaryDirectory() as folder:
+        given = pack_program(given, folder)
+        try:
+            if port:  # Ray itself would wait for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
+            ray.init(address, runtime_env={"working_dir": folder}, **quiet)
+        except (OSError, RuntimeError, ValueError) as error:
+            problem = f"there is no Ray cluster at {address}: {program.reason(error)}"
+            raise CatDogError(problem, "Start one: ray start --head") from None
+    task, waiting = ray.remote(label_on_node).options(num_cpus=1, max_retries=ATTEMPTS - 1), {}
     for number, paths in itertools.chain(parts, [(None, None)]):
         if number is not None:
-            waiting[task.remote(*packed, paths, given, ending, source, cores)] = number
-        while waiting and (number is None or len(waiting) >= ahead):
+            waiting[task.remote(paths, given)] = number
+        ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # nodes come and go
+        while len(waiting) >= (1 if number is None else ahead):
             (ready, *_), _ = ray.wait(list(waiting))
             yield waiting.pop(ready), result_of(ready)
-    ray.shutdown()
 
 
 def result_of(task):
     """What a task gave; None where it died each time. Raises CatDogError for what it says."""
+    deaths = "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError"
     try:
         return ray.get(task)
-    except ray.exceptions.RayTaskError as error:
-        raise CatDogError(f"a node cannot answer: {program.reason(error.cause)}") from None
-    except ray.exceptions.RayError:
+    except tuple(getattr(ray.exceptions, name) for name in deaths):
         return None
+    except ray.exceptions.RayError as error:
+        why = program.reason(getattr(error, "cause", error))
+        raise CatDogError(f"the cluster cannot answer: {why}") from None
 
 
 # ==================================================================================================
-# 4. Command line
+# 3. Command line
 
 
 def build_parser():
@@ -280,70 +269,81 @@ def build_parser():
     add("--weights", metavar="FILE", help="of the net that answers (default: as without this tool)")
     add("--unsure", metavar="X", type=float, help="abstain where more answers would be wrong")
     add("--part", metavar="N", type=int, default=10_000, help="photos in a part (default: 10000)")
-    add("--parquet", action="store_true", help="write .parquet instead of .jsonl (needs pyarrow)")
     add("--ray", metavar="ADDRESS", help="of a Ray cluster; auto: the one here (needs ray)")
-    add("--cores", metavar="N", type=int, default=1, help="of a part on the cluster (default: 1)")
     add("-q", "--quiet", action="store_true", help="print results and errors only")
     return parser
 
 
-def tell_all(folder, ending, failed, console):
-    """Print the summary over all parts, name what failed; the exit code."""
+def tell_all(folder, sizes, failed, console):
+    """Print the summary over all parts, {number: photos}; name what failed. The exit code."""
     answers = collections.Counter()
-    for path in sorted(Path(folder).glob(f"*{ending}")):
-        if ending == ".parquet":
-            answers.update(parquet.read_table(path, columns=["verdict"])["verdict"].to_pylist())
+    problems = dict.fromkeys(failed, f"one of these photos ended the process {ATTEMPTS} times")
+    for number in sizes.keys() - problems.keys():
+        found, path = collections.Counter(), part_name(folder, number)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(path) as lines:
+            found.update(json.loads(line)["verdict"] for line in lines)
+        if found.total() == sizes[number]:
+            answers += found
         else:
-            with open(path) as lines:
-                answers.update(json.loads(line)["verdict"] for line in lines)
-    for number in failed:
-        why = f"one of these photos ended the process {ATTEMPTS} times"
-        console.warn(f"{part_name(folder, number, '.list')}: {why}")
+            problems[number] = f"{path.name} is damaged. Remove that and start again"
+    for number, problem in sorted(problems.items()):
+        console.warn(f"{part_name(folder, number, '.list')}: {problem}")
     named = sorted(answers.items(), key=lambda pair: pair[0] or "")
     parts = ", ".join(f"{count} {program.escape_control(k or 'unreadable')}" for k, count in named)
     print(f"{answers.total()} files: {parts}")
-    return int(bool(failed or answers[None]))
+    return int(bool(problems or answers[None]))
+
+
+def refuse(chosen):
+    """Raise CatDogError or UsageError for what cannot be asked for."""
+    source, folder = chosen.source, chosen.answers
+    inside = Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source))
+    wrong = {"--part must be 1 to 1000000": not 1 <= chosen.part <= 10**6}
+    wrong |= {"--ray needs an address, or auto": chosen.ray == ""}
+    wrong |= {f"ANSWERS must be a folder here, not {folder}": is_remote(folder)}
+    wrong |= {f"ANSWERS must not lie in {source}": inside}
+    for problem in filter(wrong.get, wrong):
+        raise UsageError(problem)
+    if not is_remote(source) and not os.path.exists(source):
+        raise CatDogError(f"there is no {source}", "Name a folder, a list or an address")
+    ray.need() if chosen.ray else None
+
+
+def describe(chosen, weights):
+    """Of what the answers are, as label.json holds it."""
+    source = chosen.source if is_remote(chosen.source) else os.path.abspath(chosen.source)
+    about = {"program": program.PROGRAM, "folder": source, "list": False}
+    about |= {"part": chosen.part, "unsure": chosen.unsure}
+    about["net"] = program.digest(Path(weights).read_bytes())[:16]
+    if os.path.isfile(source):
+        with program.open_regular(source) as file:
+            about["list"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return about
 
 
 def main(argv=None):
     """Label the photos and print the summary; the exit code."""
     chosen = build_parser().parse_args(argv)
-    if min(chosen.part, chosen.cores) < 1:
-        raise UsageError("--part and --cores must be 1 or more")
-    for extra in [ray] * bool(chosen.ray) + [pyarrow] * chosen.parquet:
-        extra.need()
-    given = {"weights": chosen.weights and os.path.abspath(chosen.weights), "unsure": chosen.unsure}
-    given = (("quiet", chosen.quiet), *((k, v) for k, v in given.items() if v is not None))
-    classifier = program.CatDogClassifier(**dict(given))
-    if not is_remote(chosen.source) and not os.path.exists(chosen.source):
-        raise CatDogError(f"there is no {chosen.source}", "Name a folder, a list or an address")
+    refuse(chosen)
+    flags = {"weights": chosen.weights, "unsure": chosen.unsure, "quiet": chosen.quiet}
+    classifier = program.CatDogClassifier(**{k: v for k, v in flags.items() if v is not None})
     program.tell(classifier) if classifier.ready() else None
-    with program.open_regular(classifier.source) as file:
-        net = program.digest(file.read())[:16]
-    ending = ".parquet" if chosen.parquet else ".jsonl"
-    source = chosen.source if is_remote(chosen.source) else os.path.abspath(chosen.source)
-    about = {"program": program.PROGRAM, "net": net, "folder": source, "part": chosen.part}
-    about |= {"unsure": chosen.unsure, "kind": ending}
-    about["list"] = os.path.isfile(source) and program.digest(Path(source).read_bytes())
-    if Path(chosen.answers).resolve().is_relative_to(Path(source).resolve()):
-        raise UsageError(f"{chosen.answers} lies inside {source}", "Name another ANSWERS")
-    about, failed, console = begin(chosen.answers, about), [], classifier.console
-    total = list_parts(chosen.answers, source, chosen.part, about, console)
-    numbers = range(math.ceil(total / chosen.part))
-    missing = [n for n in numbers if not part_name(chosen.answers, n, ending).exists()]
-    parts = ((n, read_list(part_name(chosen.answers, n, ".list"))) for n in missing)
-    before, started = len(numbers) - len(missing), time.monotonic()
-    task, where = (parts, given, ending), (source, chosen.ray, chosen.cores)
-    results = label_on_ray(*task, *where) if chosen.ray else label_here(*task)
+    given = {"weights": os.path.abspath(classifier.source), "unsure": chosen.unsure, "quiet": True}
+    folder, size, console, failed = chosen.answers, chosen.part, classifier.console, []
+    about = begin(folder, describe(chosen, classifier.source))
+    total = list_parts(folder, about["folder"], size, about, console)
+    sizes = {first // size: min(size, total - first) for first in range(0, total, size)}
+    missing = [number for number in sizes if not part_name(folder, number).exists()]
+    lists = ((number, part_name(folder, number, ".list").read_bytes()) for number in missing)
+    parts = ((number, [*map(os.fsdecode, listed.split(b"\0"))]) for number, listed in lists)
+    before, started = len(sizes) - len(missing), time.monotonic()
+    results = label_on_ray(parts, given, chosen.ray) if chosen.ray else label_here(parts, given)
     with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of nodes that die
         for done, (number, content) in enumerate(results, start=before + 1):
-            if content is None:
-                failed.append(number)
-            else:
-                write(part_name(chosen.answers, number, ending), content)
-            console.bar(f"part {done} of {len(numbers)}", done, len(numbers), started, start=before)
+            write(part_name(folder, number), content) if content else failed.append(number)
+            console.bar(f"part {done} of {len(sizes)}", done, len(sizes), started, start=before)
     console.clear()
-    return tell_all(chosen.answers, ending, failed, console)
+    return tell_all(folder, sizes, failed, console)
 
 
 if __name__ == "__main__":

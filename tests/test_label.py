@@ -8,26 +8,29 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import PROGRAM, REPO, colour_net, paint, posix, python, refusal, slow
 
 TOOL = REPO / "dataset" / "label.py"
-# A photo whose file begins with KILL ends the process that opens it, as broken libraries do.
-TRAP = """import os, signal, PIL.Image
+# A photo whose file begins with EXEC does the rest of it, as if a library had a fault.
+TRAP = """import PIL.Image
 whole = PIL.Image.open
 def trap(file, **more):
-    if file.read(4) == b"KILL":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if file.read(4) == b"EXEC":
+        exec(file.read())
     file.seek(0)
     return whole(file, **more)
 PIL.Image.open = trap
 """
+DEADLY = b"EXECimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
 
 
 @pytest.fixture
@@ -39,6 +42,13 @@ def holiday(tmp_path):
     paint(folder / "a" / "猫 犬.png", 90)
     (folder / "b" / "broken.jpg").write_bytes(b"no photo")
     return folder
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """The environment of a process that falls for TRAP."""
+    (tmp_path / "sitecustomize.py").write_text(TRAP)
+    return {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(REPO)))}
 
 
 @pytest.fixture
@@ -82,16 +92,21 @@ def test_the_answers_are_those_of_the_program_row_by_row(label, holiday, colours
 def test_a_part_that_is_missing_is_all_that_is_done_again(label, holiday, tmp_path):
     label(holiday, "answers")
     first, missing = (tmp_path / "answers" / f"00000{n}.jsonl" for n in (0, 3))
-    before = missing.read_bytes()
+    before, other = missing.read_bytes(), b'{"verdict": "cat"}\n' * 4
     missing.unlink()
-    first.write_bytes(b'{"verdict": "cat"}\n')  # it is not looked at
+    first.write_bytes(other)  # its photos are not looked at
     assert label(holiday, "answers")[0] == 1
-    assert (missing.read_bytes(), first.read_bytes()) == (before, b'{"verdict": "cat"}\n')
+    assert (missing.read_bytes(), first.read_bytes()) == (before, other)
+    for damage in (b"", other[:30], b"[]\n" * 4):
+        first.write_bytes(damage)
+        code, out, err = label(holiday, "answers")
+        assert (code, out.split(":")[0]) == (1, "22 files")
+        assert err.endswith("000000.jsonl is damaged. Remove that and start again\n")
 
 
 def test_a_list_says_which_photos_and_in_which_order(label, holiday, tmp_path):
     names = ["photos/b/3.png", "photos/none.jpg", str(holiday / "a" / "猫 犬.png")]
-    (tmp_path / "list.txt").write_text("\n".join(names) + "\n")
+    (tmp_path / "list.txt").write_text("\ufeff" + "\r\n".join(names) + "\n\n")
     code, out, err = label("list.txt", "answers")
     assert (code, out.split(",")[0], err) == (1, "3 files: 1 unreadable", "")
     found = rows(tmp_path / "answers")
@@ -120,34 +135,59 @@ def test_answers_of_another_net_folder_or_setting_are_refused(label, holiday, tm
     assert "there is no nowhere" in refusal(label("nowhere", "answers"))
 
 
-def test_what_is_no_photo_folder_is_one_line(label, holiday, tmp_path):
+def test_what_cannot_be_asked_is_one_line_and_claims_no_folder(label, holiday, tmp_path):
     (tmp_path / "empty").mkdir()
-    photo = holiday / "a" / "0.png"
-    for source, code, why in (("empty", 1, "holds no photos"), (photo, 2, "no list of paths")):
-        assert why in refusal(label(source, "answers"), code)
-        shutil.rmtree(tmp_path / "answers")
+    (tmp_path / "loop").symlink_to("loop")
+    for line, code, why in (
+        (["empty"], 1, "holds no photos"),
+        ([holiday / "a" / "0.png"], 2, "no list of paths"),
+        (["loop"], 1, "there is no loop"),
+        ([holiday, "--ray", ""], 2, "--ray needs"),
+    ):
+        assert why in refusal(label(line[0], "answers", *line[1:]), code)
+    assert "a folder here" in refusal(label(holiday, "s3://pets"), 2)
+    assert "--part must be 1 to" in refusal(label(holiday, "answers", part=10**20), 2)
     assert "no weights at" in refusal(label(holiday, "answers", weights="none.h5"))
+    assert label(holiday, "answers")[1].startswith("26 files")
 
 
-def test_a_folder_that_changes_while_it_is_listed_is_said(label, holiday, tmp_path):
+def test_a_listing_that_broke_off_is_done_anew(label, holiday, tmp_path):
     label(holiday, "answers")
     about = tmp_path / "answers" / "label.json"
     about.write_text(json.dumps({**json.loads(about.read_text()), "listed": 0}))
-    paint(holiday / "a" / "1.png", 5)
-    assert "has changed since" in refusal(label(holiday, "answers"))
+    for path in (tmp_path / "answers").glob("*.jsonl"):  # then nothing was answered
+        path.unlink()
+    shutil.rmtree(holiday / "b")
+    assert label(holiday, "answers")[1].startswith("13 files")
+    assert len(list((tmp_path / "answers").glob("*.list"))) == 4
+
+
+def test_photos_that_go_away_during_a_run_are_not_called_unreadable(label, holiday, trap, tmp_path):
+    act = b"EXECimport os\nif not os.path.exists('stay'): os.rename('photos', 'away')"
+    (holiday / "b" / "11.png").write_bytes(act)
+    code, out, err = label(holiday, "answers", env=trap)
+    assert (code, out, "are not there on" in err) == (1, "", True)
+    (tmp_path / "away").rename(holiday)
+    (tmp_path / "stay").touch()
+    assert label(holiday, "answers", env=trap)[1].startswith("26 files: 2 unreadable")
+
+
+def test_oddities_of_photos_are_no_lines(label, holiday):
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\3\0\0\0\1"  # Pillow warns of it
+    Image.new("RGB", (8, 8)).save(holiday / "a" / "odd.jpg", exif=exif)
+    code, out, err = label(holiday, "answers")
+    assert (code, out.split(",")[0], err) == (1, "27 files: 1 unreadable", "")
 
 
 @posix
-def test_a_photo_that_kills_the_process_ends_its_part_only_and_is_named(label, holiday, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(TRAP)
-    (holiday / "a" / "2.png").write_bytes(b"KILL")
-    env = {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(REPO)))}
-    code, out, err = label(holiday, "answers", env=env)
+def test_a_photo_that_kills_ends_its_part_only_and_is_named(label, holiday, trap):
+    (holiday / "a" / "2.png").write_bytes(DEADLY)
+    code, out, err = label(holiday, "answers", env=trap)
     listed = Path("answers", "000000.list")
     assert f"{listed}: one of these photos ended the process 3 times\n" in err
     assert (code, out.split(":")[0]) == (1, "22 files")
     (holiday / "a" / "2.png").write_bytes(b"no photo")  # it is mended: only that part is done
-    code, out, err = label(holiday, "answers", env=env)
+    code, out, err = label(holiday, "answers", env=trap)
     assert (code, out.split(",")[0], err) == (1, "26 files: 2 unreadable", "")
 
 
@@ -172,22 +212,12 @@ def test_after_kills_nothing_is_missing_or_twice(victims, times, label, holiday,
     assert not list((tmp_path / "answers").glob("*.tmp"))
 
 
-def test_parquet_holds_the_same(label, holiday, colours, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install pyarrow")
-    assert label(holiday, "answers", "--parquet")[0] == 1
-    parts = sorted((tmp_path / "answers").glob("*.parquet"))
-    found = [row for path in parts for row in parquet.read_table(path).to_pylist()]
-    assert found == expected(holiday, colours)
-
-
-def test_what_is_not_installed_is_named(label, holiday):
-    for flags, name in ((["--ray", "auto"], "ray"), (["--parquet"], "pyarrow")):
-        trap = f"import sys; sys.modules[{name!r}] = None"
-        (holiday.parent / "sitecustomize.py").write_text(trap)
-        env = {"PYTHONPATH": os.pathsep.join((str(holiday.parent), str(REPO)))}
-        err = refusal(label(holiday, name, *flags, env=env))
-        assert f"{name} is not installed. Run: pip install " in err
-        assert f"{name}" in err.partition("Run: ")[2]
+def test_what_is_not_installed_is_named(label, holiday, trap):
+    for source, flags, name in ((holiday, ["--ray", "auto"], "ray"), ("s3://a", [], "fsspec")):
+        hidden = f"import sys; sys.modules[{name!r}] = None"
+        (holiday.parent / "sitecustomize.py").write_text(hidden)
+        err = refusal(label(source, "answers", *flags, env=trap))
+        assert f"{name} is not installed. Run: pip install {name}" in err
 
 
 # An object store: a local server of the S3 API. ---------------------------------------------------
@@ -210,6 +240,9 @@ def bucket(holiday):
     store.create_bucket(Bucket="pets")
     for path in sorted(holiday.rglob("*.*")):
         store.upload_file(str(path), "pets", str(path.relative_to(holiday)))
+    for name in ("a/", "a/.DS_Store"):
+        store.put_object(Bucket="pets", Key=name, Body=b"")
+    store.upload_file(str(holiday / "a" / "0.png"), "pets", "more/a::b.png")
     yield env
     server.stop()
 
@@ -218,6 +251,7 @@ def test_a_store_that_does_not_answer_is_no_fault_of_its_photos(bucket, label, t
     away = {**bucket, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     code, out, err = label("s3://pets", "answers", env=away)
     assert (code, out, "cannot ask for s3://pets" in err) == (1, "", True)
+    assert "cannot ask for s3://none" in label("s3://none", "answers", env=bucket)[2]
     (tmp_path / "list.txt").write_text("s3://pets/a/0.png\n")
     code, out, err = label("list.txt", "answers2", env=away)
     assert (code, out, "cannot ask for s3://pets/a/0.png" in err) == (1, "", True)
@@ -225,30 +259,60 @@ def test_a_store_that_does_not_answer_is_no_fault_of_its_photos(bucket, label, t
 
 
 def test_photos_in_an_object_store_are_answered_as_files(bucket, label, holiday, colours, tmp_path):
-    code, out, err = label("s3://pets", "answers", env=bucket)
-    assert (code, err) == (1, "")
-    found = {row.pop("path"): row for row in rows(tmp_path / "answers")}
     wanted = {row.pop("path"): row for row in expected(holiday, colours)}
     wanted = {f"s3://pets/{Path(path).relative_to(holiday)}": row for path, row in wanted.items()}
-    assert found == wanted
-    (tmp_path / "list.txt").write_text("s3://pets/a/0.png\ns3://pets/none.png\n")
-    label("list.txt", "listed", env=bucket)
-    there, missing = rows(tmp_path / "listed")
-    assert (there["path"], there["error"]) == ("s3://pets/a/0.png", None)
-    assert missing["error"].startswith("cannot be read: ")
+    wanted["s3://pets/more/a::b.png"] = wanted["s3://pets/a/0.png"]
+    code, out, err = label("s3://pets", "answers", env=bucket)
+    assert (code, err) == (1, "")
+    assert {row.pop("path"): row for row in rows(tmp_path / "answers")} == wanted
+
+
+def test_an_object_that_cannot_be_had_is_a_row(bucket, label, tmp_path, monkeypatch):
+    responses = pytest.importorskip("moto.s3.responses").S3Response
+    usual = responses.key_response
+
+    def answer(self, request, url, headers):
+        if "/b/1.png" in url:
+            return 403, {}, ""
+        time.sleep(0.5)  # a slow store
+        return usual(self, request, url, headers)
+
+    monkeypatch.setattr(responses, "key_response", answer)
+    bad = (
+        "s3://pets/none.png",
+        "s3://pets/b/1.png",
+        "s3://pets",
+        "none://a/b.png",
+        "s3://pets/\udcff",
+    )
+    (tmp_path / "list.txt").write_bytes(os.fsencode("\n".join(["s3://pets/a/0.png", *bad])))
+    assert label("list.txt", "answers", part=9, env=bucket)[::2] == (1, "")
+    there, *others = rows(tmp_path / "answers")
+    assert (there["error"], [row["path"] for row in others]) == (None, [*bad])
+    assert all(row["error"] for row in others)
+    (tmp_path / "refused.txt").write_text("s3://pets/b/1.png\n")  # all of them: who may ask?
+    assert "are not there" in label("refused.txt", "refused", env=bucket)[2]
 
 
 # A real cluster of two nodes. ---------------------------------------------------------------------
 
 
 @pytest.fixture
-def cluster():
-    """A Ray cluster of two nodes with one processor each."""
+def cluster(trap, monkeypatch):
+    """A Ray cluster of two nodes with one processor each, and a folder each, as machines have."""
     utils = pytest.importorskip("ray.cluster_utils", reason="pip install ray")
-    nodes = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    nodes.add_node(num_cpus=1)
-    yield nodes
-    nodes.shutdown()
+    monkeypatch.setenv("PYTHONPATH", trap["PYTHONPATH"])  # of the workers
+    with tempfile.TemporaryDirectory(prefix="ray") as place:  # a short path: sockets lie there
+
+        class Cluster(utils.Cluster):
+            def add_node(self, **more):
+                folder = tempfile.mkdtemp(dir=place)
+                return super().add_node(**{"num_cpus": 1, "temp_dir": folder, **more})
+
+        nodes = Cluster(initialize_head=True)
+        nodes.add_node()
+        yield nodes
+        nodes.shutdown()
 
 
 @pytest.mark.parametrize("times", [1, *slow(20)])
@@ -259,7 +323,7 @@ def test_answers_are_the_same_if_workers_and_nodes_die(times, cluster, holiday, 
     for _ in range(times):
         shutil.rmtree(tmp_path / "answers", ignore_errors=True)
         driver = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-        node, deadline = cluster.add_node(num_cpus=1), time.monotonic() + 60
+        node, deadline = cluster.add_node(), time.monotonic() + 60
         while not list((tmp_path / "answers").glob("*.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(rng.uniform(0, 1))
@@ -274,3 +338,41 @@ def test_a_cluster_that_is_not_there_is_one_line(label, holiday):
     pytest.importorskip("ray", reason="pip install ray")
     code, out, err = label(holiday, "answers", "--ray", "127.0.0.1:1")
     assert (code, out, "there is no Ray cluster at 127.0.0.1:1" in err) == (1, "", True)
+
+
+def test_a_cluster_goes_on_after_its_driver_and_beside_a_deadly_photo(
+    cluster, label, holiday, colours, tmp_path
+):
+    line = [sys.executable, TOOL, holiday, "answers", "--weights", colours, "--part", "4"]
+    line = [*map(str, line), "--ray", cluster.address]
+    seen = tmp_path / "seen"
+    (holiday / "a" / "2.png").write_bytes(DEADLY)
+    share = f"EXECimport os; open({str(seen)!r}, 'a').write(f'{{os.cpu_count()}} ')"
+    (holiday / "b" / "23.png").write_text(share)
+    driver = subprocess.Popen(line, cwd=tmp_path)
+    while not list((tmp_path / "answers").glob("*.jsonl")):
+        time.sleep(0.1)
+    driver.kill()
+    driver.wait()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "answers").glob("*.jsonl")}
+    code, out, err = label(holiday, "answers", "--ray", cluster.address)
+    assert (code, out.split(",")[0]) == (1, "22 files: 2 unreadable")
+    assert "000000.list: one of these photos ended the process 3 times\n" in err
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert set(seen.read_text().split()) == {"1"}
+    wanted = {row["path"]: row for row in expected(holiday, colours)}
+    assert all(row == wanted[row["path"]] for row in rows(tmp_path / "answers"))
+
+
+@pytest.mark.parametrize("missing", ["packages", "photos"])
+def test_what_a_node_does_not_have_is_said(missing, cluster, label, holiday, tmp_path):
+    lacks = {
+        "packages": "sys.modules['PIL'] = None",
+        "photos": "os.stat = os.lstat = lambda path, old=os.stat, **more: old("
+        f"str(path).replace({str(holiday)!r}, '/nowhere'), **more)",
+    }
+    worker = f"import os, sys\nif 'default_worker' in ''.join(sys.orig_argv): {lacks[missing]}\n"
+    (tmp_path / "sitecustomize.py").write_text(worker)
+    code, out, err = label(holiday, "answers", "--ray", cluster.address)
+    said = {"packages": "PIL is not installed. Run: pip", "photos": "those after it are not there"}
+    assert (code, out, f"the cluster cannot answer: {said[missing]}" in err) == (1, "", False)

@@ -446,11 +446,12 @@ def label_nodes(options, count):
     from ray.cluster_utils import Cluster
 
     os.sched_setaffinity(0, range(count))  # what is started from now on has no others
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    for _ in range(count - 1):
-        cluster.add_node(num_cpus=1)
-    found = label_parts(options, 10_000, ["--ray", cluster.address])
-    cluster.shutdown()
+    cluster = Cluster()
+    with tempfile.TemporaryDirectory(prefix="ray") as place:
+        for _ in range(count):  # each with a folder of its own, as machines have
+            cluster.add_node(num_cpus=1, temp_dir=tempfile.mkdtemp(dir=place))
+        found = label_parts(options, 10_000, ["--ray", cluster.address])
+        cluster.shutdown()
     return found
 
 
