@@ -7,8 +7,8 @@
 
 ANSWERS gets 000000.jsonl, ... with a row for each photo, beside them the list that each part is of,
 and label.json, which says of which net and photos they are: others are refused. After any end the
-same command does only what is missing. A photo that kills the process three times ends its part,
-which is named; the others go on.
+same command does only what is missing. A part that fails, as where a photo kills the process three
+times, is named, and the others go on.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import socket
@@ -31,6 +32,7 @@ import time
 import warnings
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -38,19 +40,18 @@ import CatDogClassifier as program  # noqa: E402 (it lies one folder up)
 from CatDogClassifier import CatDogError, UsageError  # noqa: E402
 
 ATTEMPTS = 3  # at a part; whoever dies more often than that has met a photo that kills it
+DEATHS = {"BrokenExecutor", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError"}
+DEATHS |= {"ObjectLostError"}  # what they are called here and on a cluster
+LITERT = bool(find_spec("ai_edge_litert"))  # or it is Keras, whose last digits differ
 fsspec = program.Lazy("fsspec", "pip install fsspec, and s3fs or gcsfs")  # extras
 ray = program.Lazy("ray", "pip install ray")
 # What stores raise where an object or address is bad; anything else is said of the store.
 BAD = FileNotFoundError, IsADirectoryError, PermissionError, TypeError, ValueError
+is_remote = re.compile(r"\w+://").match  # an address in an object store: s3://bucket/cat.jpg
 
 
 # ==================================================================================================
 # 1. Photos: in folders, in a list, in an object store
-
-
-def is_remote(path):
-    """Whether a path is an address in an object store: s3://bucket/cat.jpg."""
-    return "://" in path
 
 
 def ask_store(path, question, own=()):
@@ -60,16 +61,16 @@ def ask_store(path, question, own=()):
     except (CatDogError, *own):
         raise
     except Exception as error:  # noqa: BLE001 (each store has kinds of its own)
-        fix = "Run: pip install s3fs, or gcsfs" if isinstance(error, ImportError) else "Try again"
-        raise CatDogError(f"cannot ask for {path}: {program.reason(error)}", fix) from None
+        raise CatDogError(f"cannot ask for {path}: {program.reason(error)}", "Try again") from None
 
 
 def photo_paths(source):
     """Yield the paths of a folder, of a list in a file, or of all objects under an address."""
     if is_remote(source):
-        found = ask_store(source, lambda s: map(s.unstrip_protocol, s.find(source)))
-        names = ((path.rpartition("/")[2] or ".folder", path) for path in found)
-        yield from (path for name, path in names if not program.is_system_file(name))
+        for path in ask_store(source, lambda s: map(s.unstrip_protocol, s.find(source))):
+            names = path.removeprefix(source).split("/")  # without a last one it is a folder
+            if names[-1] and not any(map(program.is_system_file, names)):
+                yield path
     elif os.path.isdir(source):
         yield from program.list_photos(source)
     else:
@@ -84,11 +85,9 @@ def photo_paths(source):
 
 def is_there(path):
     """Whether there is such a file or object, whatever it holds."""
-    try:
+    with contextlib.suppress(*BAD):
         remote = is_remote(path)
         return ask_store(path, lambda s: s.exists(path), BAD) if remote else os.path.lexists(path)
-    except BAD:
-        return False
 
 
 def open_remote(path, limit):
@@ -119,26 +118,31 @@ def part_name(folder, number, ending=".jsonl"):
 
 def write(path, content):
     """Write bytes, whole or not at all."""
-    with program.replacing(path) as file:
-        file.write(content)
+    try:
+        with program.replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        error.filename = path  # of a full disk it names none
+        raise
 
 
 def list_parts(folder, source, size, about, console):
     """Write the lists of all parts, unless that was finished; how many photos they hold."""
-    if about.get("listed"):
+    if about["listed"]:
         return about["listed"]
-    for path in Path(folder).glob("*.list"):
-        path.unlink()  # of an earlier run that broke off before it answered
     paths, total, started = photo_paths(source), 0, time.monotonic()
     while part := list(itertools.islice(paths, size)):
         if not total:
             write(Path(folder, "label.json"), json.dumps(about).encode())
         listed = b"\0".join(map(os.fsencode, part))  # names may hold anything else
         write(part_name(folder, total // size, ".list"), listed)
-        total += len(part)
+        total, last = total + len(part), part[-1]
         console.bar(f"listing {total}", 0, 1, started)
     if not total:
         raise CatDogError(f"{source} holds no photos", "Name another")
+    # A folder that could not be listed stands there itself.
+    if not is_remote(source) and not os.path.lexists(last if os.path.isdir(source) else source):
+        raise CatDogError(f"{source} went away while it was listed", "Try again")
     write(Path(folder, "label.json"), json.dumps({**about, "listed": total}).encode())
     return total
 
@@ -152,12 +156,12 @@ def begin(folder, about):
             found = dict(json.loads(place.read_bytes()))
         elif not all(map(program.is_system_file, os.listdir(folder))):
             raise CatDogError(f"{folder} holds something else", "Name a new ANSWERS")
-    except (OSError, ValueError, TypeError) as error:
+        found["listed"] = max(0, int(found.get("listed", 0)))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CatDogError(f"cannot use {folder}: {program.reason(error)}", "Name another") from None
-    for name, value in about.items():
-        if found.get(name) != value:
-            problem = f"{folder} holds the answers for another {name}: {found.get(name)}"
-            raise CatDogError(problem, f"Name another ANSWERS, or the same {name}")
+    if others := [name for name in about if found.get(name) != about[name]]:
+        known = ", ".join(f"{name}: {found.get(name)}" for name in others)
+        raise CatDogError(f"{folder} holds the answers for another {known}", "Name another ANSWERS")
     return found
 
 
@@ -182,22 +186,22 @@ def follow_parent():
 
 
 def label_here(parts, given):
-    """Yield (number, content) of parts, answered in a process of its own; None where it died."""
-    context = multiprocessing.get_context("spawn")
-    start = functools.partial(ProcessPoolExecutor, 1, context, follow_parent)
-    pool = start()
+    """Yield (number, its Future) of parts, answered in a process of its own."""
+    settings = 1, multiprocessing.get_context("spawn"), follow_parent
+    pool = ProcessPoolExecutor(*settings)
     try:
         for number, paths in parts:
-            content = None
             for _ in range(ATTEMPTS):
-                with contextlib.suppress(BrokenExecutor):
-                    content = pool.submit(label_part, paths, given).result()
+                future = pool.submit(label_part, paths, given)
+                if not isinstance(future.exception(), BrokenExecutor):
                     break
-                pool = start()
-            yield number, content
+                pool.shutdown()
+                pool = ProcessPoolExecutor(*settings)
+            yield number, future
     finally:
         for process in multiprocessing.active_children():
             process.kill()  # or else it would finish its part first
+        pool.shutdown()
 
 
 def pack_program(given, folder):
@@ -212,47 +216,47 @@ def pack_program(given, folder):
     return {**given, "weights": f"{home.name}/weights.h5"}
 
 
-def label_on_node(paths, given):
+def label_on_node(paths, given, litert):
     """The task of a node, where that was copied: `label_part` on one processor, its share."""
     os.cpu_count = lambda: 1  # whatever the machine has
     os.environ["XDG_CACHE_HOME"] = os.getcwd()
     sys.path.insert(0, "catdogclassifier")
-    return __import__("label").label_part(paths, given)  # what is copied, not this file
+    label = __import__("label")  # what is copied, not this file
+    if litert != label.LITERT:
+        raise RuntimeError("ai-edge-litert has to be installed on all nodes, or on none")
+    return label.label_part(paths, given)
 
 
 def label_on_ray(parts, given, address):
-    """Yield (number, content) of parts, as they are ready, from a Ray cluster."""
-    host, _, port = address.rpartition("/")[2].partition(":")
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    """Yield (number, its Future) of parts, as they are ready, from a Ray cluster."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    before = signal.getsignal(signal.SIGTERM)
     with tempfile.TemporaryDirectory() as folder:
-        given = pack_program(given, folder)
+        given, files = pack_program(given, folder), {"working_dir": folder}
         try:
-            if port:  # Ray itself would wait for minutes
+            if host:  # Ray itself would wait for minutes
                 socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(address, runtime_env={"working_dir": folder}, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
-            problem = f"there is no Ray cluster at {address}: {program.reason(error)}"
+            ray.init(address, log_to_driver=False, logging_level="ERROR", runtime_env=files)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            problem = f"cannot use a Ray cluster at {address}: {program.reason(error)}"
             raise CatDogError(problem, "Start one: ray start --head") from None
+    signal.signal(signal.SIGTERM, before)  # Ray has taken it
     task, waiting = ray.remote(label_on_node).options(num_cpus=1, max_retries=ATTEMPTS - 1), {}
     for number, paths in itertools.chain(parts, [(None, None)]):
         if number is not None:
-            waiting[task.remote(paths, given)] = number
+            waiting[task.remote(paths, given, LITERT)] = number
         ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # nodes come and go
         while len(waiting) >= (1 if number is None else ahead):
             (ready, *_), _ = ray.wait(list(waiting))
-            yield waiting.pop(ready), result_of(ready)
+            yield waiting.pop(ready), ready.future()
 
 
-def result_of(task):
-    """What a task gave; None where it died each time. Raises CatDogError for what it says."""
-    deaths = "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError"
-    try:
-        return ray.get(task)
-    except tuple(getattr(ray.exceptions, name) for name in deaths):
-        return None
-    except ray.exceptions.RayError as error:
-        why = program.reason(getattr(error, "cause", error))
-        raise CatDogError(f"the cluster cannot answer: {why}") from None
+def reason_of(error):
+    """Why a part has no answers, in a line."""
+    if DEATHS & {kind.__name__ for kind in type(error).__mro__}:
+        return f"one of these photos ended the process {ATTEMPTS} times"
+    cause = getattr(error, "cause", None)  # what a task on a cluster raised
+    return f"a node says: {program.reason(cause)}" if cause else program.reason(error)
 
 
 # ==================================================================================================
@@ -274,29 +278,28 @@ def build_parser():
     return parser
 
 
-def tell_all(folder, sizes, failed, console):
-    """Print the summary over all parts, {number: photos}; name what failed. The exit code."""
+def tell_all(folder, sizes, console):
+    """Print the summary over all parts, {number: photos}; the exit code."""
     answers = collections.Counter()
-    problems = dict.fromkeys(failed, f"one of these photos ended the process {ATTEMPTS} times")
-    for number in sizes.keys() - problems.keys():
+    for number, size in sizes.items():
         found, path = collections.Counter(), part_name(folder, number)
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(path) as lines:
+        with contextlib.suppress(Exception), open(path) as lines:  # whatever is in there
             found.update(json.loads(line)["verdict"] for line in lines)
-        if found.total() == sizes[number]:
+        if found.total() == size:
             answers += found
-        else:
-            problems[number] = f"{path.name} is damaged. Remove that and start again"
-    for number, problem in sorted(problems.items()):
-        console.warn(f"{part_name(folder, number, '.list')}: {problem}")
-    named = sorted(answers.items(), key=lambda pair: pair[0] or "")
-    parts = ", ".join(f"{count} {program.escape_control(k or 'unreadable')}" for k, count in named)
-    print(f"{answers.total()} files: {parts}")
-    return int(bool(problems or answers[None]))
+        elif path.exists():  # or else it has been named
+            console.warn(f"{path} has not one row for each photo. Remove it and start again")
+    named = sorted(answers.items(), key=lambda pair: str(pair[0] or ""))
+    parts = (f"{count} {program.escape_control(k or 'unreadable')}" for k, count in named)
+    print(f"{answers.total()} files: {', '.join(parts) or 'none answered'}")
+    return int(answers[None] > 0 or answers.total() < sum(sizes.values()))
 
 
 def refuse(chosen):
     """Raise CatDogError or UsageError for what cannot be asked for."""
     source, folder = chosen.source, chosen.answers
+    if not is_remote(source) and not os.path.exists(source):
+        raise CatDogError(f"there is no {source}", "Name a folder, a list or an address")
     inside = Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source))
     wrong = {"--part must be 1 to 1000000": not 1 <= chosen.part <= 10**6}
     wrong |= {"--ray needs an address, or auto": chosen.ray == ""}
@@ -304,21 +307,7 @@ def refuse(chosen):
     wrong |= {f"ANSWERS must not lie in {source}": inside}
     for problem in filter(wrong.get, wrong):
         raise UsageError(problem)
-    if not is_remote(source) and not os.path.exists(source):
-        raise CatDogError(f"there is no {source}", "Name a folder, a list or an address")
     ray.need() if chosen.ray else None
-
-
-def describe(chosen, weights):
-    """Of what the answers are, as label.json holds it."""
-    source = chosen.source if is_remote(chosen.source) else os.path.abspath(chosen.source)
-    about = {"program": program.PROGRAM, "folder": source, "list": False}
-    about |= {"part": chosen.part, "unsure": chosen.unsure}
-    about["net"] = program.digest(Path(weights).read_bytes())[:16]
-    if os.path.isfile(source):
-        with program.open_regular(source) as file:
-            about["list"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return about
 
 
 def main(argv=None):
@@ -328,10 +317,18 @@ def main(argv=None):
     flags = {"weights": chosen.weights, "unsure": chosen.unsure, "quiet": chosen.quiet}
     classifier = program.CatDogClassifier(**{k: v for k, v in flags.items() if v is not None})
     program.tell(classifier) if classifier.ready() else None
-    given = {"weights": os.path.abspath(classifier.source), "unsure": chosen.unsure, "quiet": True}
-    folder, size, console, failed = chosen.answers, chosen.part, classifier.console, []
-    about = begin(folder, describe(chosen, classifier.source))
-    total = list_parts(folder, about["folder"], size, about, console)
+    folder, size, console = chosen.answers, chosen.part, classifier.console
+    net, copy = Path(classifier.source).read_bytes(), os.path.abspath(Path(folder, ".weights.h5"))
+    source = chosen.source if is_remote(chosen.source) else os.path.abspath(chosen.source)
+    about = {"program": program.PROGRAM, "net": program.digest(net)[:16], "litert": LITERT}
+    about |= {"folder": source, "part": size, "unsure": chosen.unsure, "list": False}
+    if os.path.isfile(source):
+        with program.open_regular(source) as file:
+            about["list"] = hashlib.file_digest(file, "sha256").hexdigest()
+    about = begin(folder, about)
+    write(copy, net)  # whatever becomes of that file: all parts are answered by the same net
+    given = {"weights": copy, "unsure": chosen.unsure, "quiet": True}
+    total = list_parts(folder, source, size, about, console)
     sizes = {first // size: min(size, total - first) for first in range(0, total, size)}
     missing = [number for number in sizes if not part_name(folder, number).exists()]
     lists = ((number, part_name(folder, number, ".list").read_bytes()) for number in missing)
@@ -339,11 +336,14 @@ def main(argv=None):
     before, started = len(sizes) - len(missing), time.monotonic()
     results = label_on_ray(parts, given, chosen.ray) if chosen.ray else label_here(parts, given)
     with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of nodes that die
-        for done, (number, content) in enumerate(results, start=before + 1):
-            write(part_name(folder, number), content) if content else failed.append(number)
+        for done, (number, future) in enumerate(results, start=before + 1):
+            if error := future.exception():
+                console.warn(f"{part_name(folder, number, '.list')}: {reason_of(error)}")
+            else:
+                write(part_name(folder, number), future.result())
             console.bar(f"part {done} of {len(sizes)}", done, len(sizes), started, start=before)
     console.clear()
-    return tell_all(folder, sizes, failed, console)
+    return tell_all(folder, sizes, console)
 
 
 if __name__ == "__main__":
