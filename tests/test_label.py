@@ -151,25 +151,22 @@ def test_what_cannot_be_asked_is_one_line_and_claims_no_folder(label, holiday, t
     assert label(holiday, "answers")[1].startswith("26 files")
 
 
-def test_a_listing_that_broke_off_is_done_anew(label, holiday, tmp_path):
-    mine = tmp_path / "answers" / ".mine.list"
-    mine.parent.mkdir()
-    mine.write_text("precious")
-    gone = """import os
-scan = os.scandir
+def test_a_listing_that_broke_off_is_done_anew(label, holiday, trap, tmp_path):
+    gone = """import os; scan = os.scandir
 def goes(path="."):
-    if str(path).endswith("b") and not os.path.exists("stay"):
+    if str(path).endswith("photos/b") and not os.path.exists("stay"):
         os.rename("photos", "away")
     return scan(path)
 os.scandir = goes
 """
     (tmp_path / "sitecustomize.py").write_text(gone)
-    env = {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(REPO)))}
-    assert "went away while it was listed" in refusal(label(holiday, "answers", env=env))
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers" / ".mine.list").touch()  # nobody's business
+    assert "went away while it was listed" in refusal(label(holiday, "answers", env=trap))
     (tmp_path / "away").rename(holiday)
     (tmp_path / "stay").touch()
-    assert label(holiday, "answers", env=env)[1].startswith("26 files: 1 unreadable")
-    assert mine.read_text() == "precious"
+    assert label(holiday, "answers", env=trap)[1].startswith("26 files: 1 unreadable")
+    assert (tmp_path / "answers" / ".mine.list").exists()
 
 
 def test_photos_that_go_away_during_a_run_are_not_called_unreadable(label, holiday, trap, tmp_path):
@@ -194,13 +191,11 @@ def test_all_parts_are_answered_by_the_same_net(label, holiday, trap, colours, t
     assert "another net" in refusal(label(holiday, "answers", weights=mine))
 
 
-def test_answers_of_another_engine_are_refused(label, holiday, tmp_path):
-    if not find_spec("ai_edge_litert"):
-        pytest.skip("pip install ai-edge-litert")
+def test_answers_of_another_engine_are_refused(label, holiday, trap, tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
     label(holiday, "answers")
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['ai_edge_litert'] = None")
-    env = {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(REPO)))}
-    assert "another litert: True" in refusal(label(holiday, "answers", env=env))
+    assert "another litert: True" in refusal(label(holiday, "answers", env=trap))
 
 
 def test_oddities_of_photos_are_no_lines(label, holiday):
