@@ -1,5 +1,6 @@
 """Shared by all tests: tiny photos drawn on the spot, one small trained net, real photos if any."""
 
+import functools
 import io
 import itertools
 import os
@@ -128,19 +129,24 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "catdogclassifier"
 
 
+def call(capsys, main, *arguments):
+    """A command line in this process: (exit code, stdout, stderr)."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
 @pytest.fixture
 def run(capsys):
-    """The command line in this process: run("-f", "x.jpg") -> (exit code, stdout, stderr)."""
+    """The program's command line: run("-f", "x.jpg") -> (exit code, stdout, stderr)."""
+    return functools.partial(call, capsys, program.main)
 
-    def call(*arguments):
-        try:
-            code = program.main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
 
-    return call
+def guarded(tool):
+    """What `call` takes for a script of dataset/: its command line as the script itself runs it."""
+    return lambda line: program.run_guarded(lambda: tool.main(line))
 
 
 def refusal(done, code=1):

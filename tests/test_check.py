@@ -1,5 +1,6 @@
 """dataset/check.py finds what is wrong with a dataset, blames nothing else, and changes nothing."""
 
+import functools
 import json
 import os
 import random
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 from test_cli import NO_PHOTO
 
 import CatDogClassifier as program
-from conftest import REPO, make_dataset, python
+from conftest import REPO, call, guarded, make_dataset, python
 from dataset import check as doctor
 from measure import check as measure
 
@@ -24,12 +25,7 @@ OTHER = {"cat": "dog", "dog": "cat"}
 def check(capsys, tmp_path, monkeypatch):
     """Run the tool in the test's folder: check(DIR, "--json") -> (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        code = program.run_guarded(lambda: doctor.main([str(each) for each in arguments]))
-        return code, *capsys.readouterr()
-
-    return run
+    return functools.partial(call, capsys, guarded(doctor))
 
 
 def scene(seed, size=96):

@@ -49,16 +49,14 @@ def test_the_tutorials_own_photo_is_there_and_not_scored():
     assert not any(path.endswith("test/1.jpg") for path in scored)
 
 
-FLAGS = ("--model", "happy", "--epochs", "2", "--seed", "0", "--precision", "float32")
-
-
 def test_drawings_are_known_as_such_and_photographs_are_not(tmp_path, run, trained):
     """Twenty of the drawings; the words that a training on them prints, and an answer after it."""
     for path, _ in draw_dataset.plan()[::25]:
         (tmp_path / "data" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(DATASET / path, tmp_path / "data" / path)
+    flags = ["--model", "happy", "--epochs", "2", "--seed", "0", "--precision", "float32", "--json"]
     line = ("--weights", tmp_path / "net.h5")
-    _, out, err = run("--dataset", tmp_path / "data", *line, *FLAGS, "--json")
+    _, out, err = run("--dataset", tmp_path / "data", *line, *flags)
     assert json.loads(out)["stop_reason"] == "all epochs"
     assert "These are drawings: who learns from them knows nothing of photographs (README" in err
     code, _, err = run("-f", DATASET / "test" / "1.jpg", *line)

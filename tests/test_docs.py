@@ -25,12 +25,6 @@ PARSERS = {"CatDogClassifier.py": program, "dataset/prepare.py": prepare, "datas
 PARSERS["dataset/label.py"] = label
 
 
-def flags(*tools):
-    """The flags of some programs."""
-    actions = [action for tool in tools for action in tool.build_parser()._actions]
-    return {flag for action in actions for flag in action.option_strings}
-
-
 def commands(path):
     """[(script, its arguments)] of the command lines in a document's code blocks."""
     blocks = re.findall(r"```(?:sh|console)\n(.*?)```", path.read_text(), re.DOTALL)
@@ -54,7 +48,9 @@ def test_every_flag_is_explained_in_the_help():
 def test_the_documents_name_no_flag_and_no_file_that_does_not_exist(path):
     text = re.sub(r"`pip [^`]*`|(?m:^(?:pip|find) .*$)", "", path.read_text())
     scripts = "".join(each.read_text() for each in (REPO / "tests" / "measure").glob("*.py"))
-    known = flags(*PARSERS.values()) | set(re.findall(r'"(--[a-z-]+)"', scripts))
+    actions = [each for tool in PARSERS.values() for each in tool.build_parser()._actions]
+    known = {flag for action in actions for flag in action.option_strings}
+    known |= set(re.findall(r'"(--[a-z-]+)"', scripts))
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) <= known
     named = re.findall(r"\]\(([^)#:]+)", text), re.findall(r"(?:tests|dataset)/\S+\.py", text)
     files = [*(path.parent / name for name in named[0]), *(REPO / name for name in named[1])]

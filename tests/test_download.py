@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 import CatDogClassifier as program
-from conftest import encoded, refusal, tint, tree
-from test_prepare import archive, counts, run_tool, tool
+from conftest import call, encoded, guarded, refusal, tint, tree
+from test_prepare import archive, counts, tool
 
 SPLIT = ("--split", "5,2,2")
 
@@ -85,11 +85,11 @@ def good(server):
 def download(server, new, cache, capsys):
     """prepare.py --download NEW --url URL ... -> (exit code, stdout, stderr)."""
 
-    def call(*arguments, url=server.url, to=new):
+    def fetch(*arguments, url=server.url, to=new):
         line = ("--download", to, *(("--url", url) if url else ()), *arguments)
-        return run_tool(*line), *capsys.readouterr()
+        return call(capsys, guarded(tool), *line)
 
-    return call
+    return fetch
 
 
 def expected():
@@ -261,10 +261,9 @@ def test_the_digits_of_keras_become_a_dataset(new, tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
     path, arrays = tmp_path / "mnist.npz", {"x_train": pixels[::2], "x_test": pixels[1::2]}
     np.savez(path, y_train=labels[::2], y_test=labels[1::2], **arrays)
-    line = (tool.download.DIGITS, new, "--split", "6,4,10", "--url", path.as_uri())
-    assert run_tool(*line) == 0
-    assert capsys.readouterr().out == f"{new}: 18 train, 12 validation, 30 test photos\n"
+    line = (guarded(tool), tool.download.DIGITS, new, "--split", "6,4,10", "--url", path.as_uri())
+    assert call(capsys, *line)[:2] == (0, f"{new}: 18 train, 12 validation, 30 test photos\n")
     found = [np.asarray(Image.open(each)).tobytes() for each in sorted((new / "test/2").iterdir())]
     assert found == [each.tobytes() for each in pixels[1::2][labels[1::2] == 2]]  # made for testing
     path.write_bytes(archive(like_microsofts()))
-    assert run_tool(*line) == 1 and "holds no digits" in capsys.readouterr().err
+    assert "holds no digits" in refusal(call(capsys, *line))

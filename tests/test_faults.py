@@ -474,8 +474,7 @@ def test_a_full_disk_leaves_old_or_new_weights_whole(disk, dataset, whole, run, 
         for old in disk.iterdir():
             old.unlink()
         path.write_bytes(earlier)
-        left = shutil.disk_usage(disk).free
-        (disk / "fill").write_bytes(bytes(max(0, left - free * 1024)))
+        (disk / "fill").write_bytes(bytes(max(0, shutil.disk_usage(disk).free - free * 1024)))
         code, _, err = run(*flags(dataset=dataset, weights=path, **SMALL, epochs=1), "-q")
         codes.append(code)
         (disk / "fill").unlink()
@@ -486,16 +485,10 @@ def test_a_full_disk_leaves_old_or_new_weights_whole(disk, dataset, whole, run, 
 
 
 def test_training_goes_on_with_a_full_disk_and_saves_later(dataset, tmp_path, monkeypatch, capsys):
-    attempts, fsync = [], os.fsync
-
-    def full_at_first(descriptor):
-        attempts.append(descriptor)
-        if len(attempts) <= 2:  # the weights and, in the next epoch, whatever comes first
-            raise OSError(errno.ENOSPC, "No space left on device")
-        fsync(descriptor)
-
+    full = OSError(errno.ENOSPC, "No space left on device")
+    twice = [full] * 2 + [None] * 99  # the weights and, in the next epoch, whatever comes first
     classifier = small(tmp_path, epochs=3)
-    monkeypatch.setattr(os, "fsync", full_at_first)
+    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=twice))
     classifier.train(dataset)
     said = capsys.readouterr().err
     assert said.count("No space left on device") == 2
@@ -531,12 +524,8 @@ def test_names_that_differ_behind_the_dot_are_different_trainings():
 
 
 def test_a_diverged_training_ends_with_its_best_weights_kept(dataset, tmp_path, run, monkeypatch):
-    def poison(model):
-        model.layers[-1].bias.assign([np.nan])
-
-    at(monkeypatch, "on_train_batch_end", 3, poison)
-    line = flags(dataset=dataset, weights=tmp_path / "net.h5", **SMALL, epochs=9)
-    code, out, _ = run(*line)
+    at(monkeypatch, "on_train_batch_end", 3, lambda net: net.layers[-1].bias.assign([np.nan]))
+    code, out, _ = run(*flags(dataset=dataset, weights=tmp_path / "net.h5", **SMALL, epochs=9))
     assert code == 1 and "of 2, diverged" in out
     assert "Loss or weights were no numbers any more. Try a smaller --learning-rate" in out
     assert not (tmp_path / "net.checkpoint").exists()

@@ -1,6 +1,5 @@
 """Looking inside: heatmaps and activations of nets whose answers are known by hand."""
 
-import importlib
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_nets import SMALL, save, scrambled
+from test_photos import oriented
 
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier, UsageError, keras, layers
@@ -79,9 +79,7 @@ def test_activations_are_shown_as_in_the_tutorial_in_rows_of_sixteen(tmp_path):
 def test_a_heatmap_covers_the_photo_as_it_lies_upright(hot, tmp_path):
     image = Image.new("RGB", (80, 40))
     image.paste((255, 255, 255), (0, 0, 20, 40))  # on the left: turned, at the top
-    exif = image.getexif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "lying.png", exif=exif)
+    image.save(tmp_path / "lying.png", exif=oriented(6))
     classifier = CatDogClassifier(model="mnist", quiet=True)
     model = classifier.createModel()
     model.set_weights([np.zeros_like(array) for array in model.get_weights()])
@@ -149,6 +147,8 @@ def test_pictures_are_listed_and_replace_only_our_own_or_empty_files(run, tmp_pa
 
 # --model imagenet: a base with its own thousand classes. ------------------------------------------
 
+INDEX = "keras.src.applications.imagenet_utils.CLASS_INDEX"  # the names of these classes
+
 
 @pytest.fixture
 def whole(tmp_path, monkeypatch):
@@ -161,8 +161,7 @@ def whole(tmp_path, monkeypatch):
     model.save_weights("whole.weights.h5")
     index = {str(number): [f"n{number}", f"kind_{number}"] for number in range(1000)}
     index["3"][1] = index["7"][1] = "crane"
-    utils = importlib.import_module("keras.src.applications.imagenet_utils")
-    monkeypatch.setattr(utils, "CLASS_INDEX", index)  # as if Keras had downloaded it
+    monkeypatch.setattr(INDEX, index)  # as if Keras had downloaded it
     tint("cat", np.random.default_rng(0)).save("a.png")
     return model
 
@@ -206,9 +205,7 @@ def test_a_base_with_its_own_head_is_not_trained(whole, run, dataset, monkeypatc
 
 
 def test_imagenet_knows_the_breed(real, run, monkeypatch):
-    utils = importlib.import_module("keras.src.applications.imagenet_utils")
-    index = json.loads((real / "imagenet_class_index.json").read_text())
-    monkeypatch.setattr(utils, "CLASS_INDEX", index)
+    monkeypatch.setattr(INDEX, json.loads((real / "imagenet_class_index.json").read_text()))
     line = ["--model", "imagenet", "--base", "mobilenet-0.75"]
     line += ["--base-weights", real / "mobilenet_7_5_224_tf.weights.h5", "--json"]
     code, out, _ = run(*line, "-f", real / "originals" / "dog.4002.jpg")

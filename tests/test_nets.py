@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from PIL import Image
-from test_classifier import equal
+from test_classifier import equal, pixels
 from test_faults import Killed, at, ctrl_c
 
 import CatDogClassifier as program
@@ -146,17 +146,9 @@ def scrambled(name, classes=2):
     return model
 
 
-@functools.cache
-def info_of(name):
-    """What is known of a new net."""
-    classifier = CatDogClassifier(model=name, base=SMALL, base_weights="none", quiet=True)
-    classifier.createModel()
-    return classifier.net.info
-
-
-def save(model, name, path, classes=("cat", "dog"), **known):
+def save(model, name, path, classes=("cat", "dog")):
     """A weights file of this program."""
-    info = {**info_of(name), "classes": list(classes), **known}
+    info = program.new_info(program.Settings(model=name, base=SMALL), classes)
     path.write_bytes(program.save_h5(program.Net(model, info)))
     return str(path)
 
@@ -187,8 +179,7 @@ def test_a_saved_net_loads_whatever_trained_then_and_trains_now(name, tmp_path):
     classifier.load_weights()
     assert (classifier.settings.model, classifier.classes) == (name, tuple("abc"))
     assert classifier.size == size
-    expected = answers(model, photos)
-    assert classifier.predictor.forward(photos) == pytest.approx(expected, abs=1e-5)
+    assert classifier.predictor.forward(photos) == pytest.approx(answers(model, photos), abs=1e-5)
 
 
 def test_weights_of_another_net_than_asked_for_are_refused(run, colours, tmp_path):
@@ -216,11 +207,6 @@ def test_files_of_others_load_into_the_architecture_that_they_are_of(run, datase
 # Bases: nets that others trained. -----------------------------------------------------------------
 
 
-def base_of(model):
-    """What comes before the head."""
-    return keras.Model(model.input, model.get_layer("flatten").input)
-
-
 def arrays(model):
     return {f"{each.name}/{w.name}": np.array(w) for each in model.layers for w in each.weights}
 
@@ -235,7 +221,7 @@ def moved(before, after, **near):
 def pretrained(tmp_path_factory):
     """Weights of the small base in a file, as Keras saves them."""
     path = tmp_path_factory.mktemp("base") / "base.weights.h5"
-    base_of(scrambled("frozen")).save_weights(path)
+    program.base_of(scrambled("frozen")).save_weights(path)
     return str(path)
 
 
@@ -246,7 +232,7 @@ def test_a_base_sees_the_pixels_that_its_authors_trained_it_on(name):
     module = getattr(keras.applications, kind.module)
     options = {"include_top": False, "weights": None, "pooling": kind.pooling, **kind.options}
     theirs = getattr(module, kind.name)(input_shape=(kind.size, kind.size, 3), **options)
-    ours = base_of(build_model("finetune", name, 2))
+    ours = program.base_of(build_model("finetune", name, 2))
     ours.set_weights(theirs.get_weights())
     photos = np.random.default_rng(0).uniform(0, 255, (1, kind.size, kind.size, 3))
     expected = theirs.predict_on_batch(module.preprocess_input(photos.copy()))
@@ -257,8 +243,7 @@ def test_a_base_sees_the_pixels_that_its_authors_trained_it_on(name):
 
 
 def test_efficientnet_lite0_is_that_of_its_authors():
-    model = build_model("finetune", "efficientnet-lite0", 3)
-    base = base_of(model)
+    base = program.base_of(build_model("finetune", "efficientnet-lite0", 3))
     assert (base.count_params(), base.output_shape) == (3_413_024, (None, 1280))
     kernels = [each for each in base.layers if isinstance(each, layers.DepthwiseConv2D)]
     assert [each.kernel_size[0] for each in kernels] == [3] * 3 + [5] * 2 + [3] * 3 + [5] * 7 + [3]
@@ -296,14 +281,14 @@ def test_base_weights_come_from_keras_whose_words_are_no_results(monkeypatch, ca
         print("Downloading data")
         given.append(options)
         base = real(weights=None, **options)
-        base.set_weights(base_of(scrambled("frozen")).get_weights())
+        base.set_weights(program.base_of(scrambled("frozen")).get_weights())
         return base
 
     monkeypatch.setattr(keras.applications.mobilenet, "MobileNet", donor)
     model = CatDogClassifier(model="frozen", base=SMALL).createModel()
     options = {"include_top": False, "input_shape": (224, 224, 3), "pooling": "avg"}
     assert given == [{**options, "alpha": 0.25}]
-    assert moved(arrays(base_of(scrambled("frozen"))), arrays(model)) == set()
+    assert moved(arrays(program.base_of(scrambled("frozen"))), arrays(model)) == set()
     assert capsys.readouterr().out == ""
 
 
@@ -323,9 +308,9 @@ def test_base_weights_that_cannot_be_had_are_one_line(source, run, dataset, tmp_
     monkeypatch.setattr(keras.applications.mobilenet, "MobileNet", offline)
     Path("text.h5").write_text("no weights")
     if source.startswith("other"):
-        base_of(build_model("frozen", "mobilenet-0.75", 2)).save_weights(source)
+        program.base_of(build_model("frozen", "mobilenet-0.75", 2)).save_weights(source)
     elif source.startswith("part"):
-        base = base_of(build_model("frozen", SMALL, 2))
+        base = program.base_of(build_model("frozen", SMALL, 2))
         part = keras.Model(base.input, base.get_layer("conv_dw_13_relu").output)
         part.save_weights(source)  # a net that was never trained has zeros and ones too
     line = "--dataset", dataset, "--model", "frozen", "--base", SMALL, "-q"
@@ -351,13 +336,11 @@ def test_a_checkpoint_of_another_base_is_not_resumed(
 
 
 def test_features_are_what_a_base_sees(pretrained, dataset):
-    paths = program.list_split(dataset, "validation")
-    photos = [program.read_photo(path, 224) for path in (*paths["cat"], *paths["dog"])]
+    photos = pixels(program.list_photos(dataset / "validation"), 224)
     settings = {"model": "features", "base": SMALL, "base_weights": pretrained, "quiet": True}
     _, validation = CatDogClassifier(**settings).load_data(dataset)
-    expected = base_of(scrambled("frozen")).predict_on_batch(np.stack(photos) / np.float32(255))
-    found = np.concatenate([batch for batch, _ in validation])
-    assert found == pytest.approx(expected, abs=1e-5)
+    expected = program.base_of(scrambled("frozen")).predict_on_batch(photos)
+    assert np.concatenate([batch for batch, _ in validation]) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.slow
@@ -373,7 +356,7 @@ def test_a_head_that_learned_from_features_answers_for_photos(pretrained, datase
     photos, labels = program.load_photos(listed, 224, loaded.console)
     loss = loaded.model.evaluate(photos / np.float32(255), labels, verbose=0)[0]
     assert loss == pytest.approx(min(history["val_loss"]), rel=1e-3)
-    assert moved(arrays(base_of(scrambled("frozen"))), arrays(loaded.model)) == set()
+    assert moved(arrays(program.base_of(scrambled("frozen"))), arrays(loaded.model)) == set()
 
 
 @pytest.mark.slow
@@ -550,5 +533,4 @@ def test_the_first_gpu_is_used_with_memory_growth(monkeypatch):
 
 
 def test_without_one_the_processor_is_named():
-    device = program.start_tensorflow(program.Settings())
-    assert device == f"CPU ({os.cpu_count()} cores)"
+    assert program.start_tensorflow(program.Settings()) == f"CPU ({os.cpu_count()} cores)"

@@ -480,7 +480,7 @@ def test_a_class_without_a_single_readable_photo_is_an_error(tmp_path):
 def everything(tmp_path):
     """A folder with one of everything; returns it and the labels of the good photos."""
     rng, folder = np.random.default_rng(7), tmp_path / "everything"
-    (folder / "sub" / ".hidden").mkdir(parents=True)
+    touch(folder, "empty.jpg", ".DS_Store", "Thumbs.db", "sub/.hidden/x.jpg")
     names = ["a.jpg", "no ending", "b.heic", "猫\u3000犬.png", "-rf.jpg", "sub/c.webp", "$(x).gif"]
     names += ["two\nlines.jpg", "\x1b[31mred\x1b[0m.jpg", "\r\x1b[2Kcat 100.0 %.jpg"]
     names += [os.fsdecode(b"\xff\xfe.jpg"), "\u202egpj.exe"]
@@ -489,8 +489,6 @@ def everything(tmp_path):
         tint(label, rng).save(path, "PNG")
     (folder / "IMG_1.HEIC").write_bytes(NOTHING[15])
     (folder / "bomb.png").write_bytes(png_bomb(60_000, 60_000))
-    for name in ("empty.jpg", ".DS_Store", "Thumbs.db", "sub/.hidden/x.jpg"):
-        (folder / name).touch()
     os.mkfifo(folder / "pipe.jpg")
     os.mknod(folder / "socket.jpg", stat.S_IFSOCK | 0o600)
     (folder / "broken link.jpg").symlink_to("nowhere.jpg")
@@ -575,9 +573,7 @@ def test_a_damaged_or_huge_heic_or_avif_is_refused_in_one_line(kind, tmp_path, m
     whole = phone_photo(kind, tmp_path / "whole").read_bytes()
     for length in (13, len(whole) // 4, len(whole) // 2, len(whole) - 9):
         (tmp_path / "part").write_bytes(whole[:length])
-        with pytest.raises(PhotoError) as caught:
-            read_photo(tmp_path / "part", SIZE)
-        assert "\n" not in str(caught.value)
+        assert isinstance(outcome(tmp_path / "part"), str)
     monkeypatch.setattr(program, "MAX_PIXELS", 1000)
     with pytest.raises(PhotoError, match="too large: "):
         read_photo(tmp_path / "whole", SIZE)

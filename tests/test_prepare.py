@@ -1,12 +1,13 @@
 """dataset/prepare.py: photos get into the layout of a dataset; nothing of the user's is touched."""
 
 import errno
+import functools
 import io
 import json
 import os
+import re
 import shutil
 import signal
-import sys
 import tarfile
 import zipfile
 import zlib
@@ -17,26 +18,16 @@ import pytest
 from PIL import Image
 
 import CatDogClassifier as program
-from conftest import REPO, encoded, posix, python, refusal, tint, tree
-
-sys.path.insert(0, str(REPO / "dataset"))
-import prepare as tool  # noqa: E402 (it is no module but a script)
+from conftest import REPO, call, encoded, guarded, posix, python, refusal, tint, tree
+from dataset import prepare as tool
 
 NUMBERS, SHARES = ("--split", "3,2,1"), ("--split", "0.7,0.2,0.1")
-
-
-def run_tool(*arguments):
-    """The script in this process: its exit code."""
-    try:
-        return program.run_guarded(lambda: tool.main([str(each) for each in arguments]))
-    except SystemExit as stop:  # argparse
-        return stop.code
 
 
 @pytest.fixture
 def prepare(capsys):
     """prepare(SOURCE, NEW, ...) -> (exit code, stdout, stderr)."""
-    return lambda *arguments: (run_tool(*arguments), *capsys.readouterr())
+    return functools.partial(call, capsys, guarded(tool))
 
 
 @pytest.fixture
@@ -146,8 +137,7 @@ def test_a_full_disk_is_one_line_and_what_was_copied_stays(flat, new, prepare, r
 
 
 def test_a_disk_without_room_is_said_before_anything_is_copied(flat, new, prepare, monkeypatch):
-    usage = shutil._ntuple_diskusage(9, 9, 100)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 100))
     assert "needs room for 0.0 MB, but" in refusal(prepare(flat, new)) and not new.exists()
 
 
@@ -239,8 +229,7 @@ def test_what_is_no_photo_is_skipped_and_named_and_the_next_takes_its_place(flat
     (flat / "cat.0.jpg").touch()
     (flat / "cat.1.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(flat / "dog.2.jpg")
-    skipped = row(flat, new, *NUMBERS)["skipped"]
-    assert list(skipped) == ["cat.0.jpg", "cat.1.jpg", "dog.2.jpg"]
+    assert [*row(flat, new, *NUMBERS)["skipped"]] == ["cat.0.jpg", "cat.1.jpg", "dog.2.jpg"]
     assert names(new, "train", "cat") == ["cat.2.jpg", "cat.3.jpg", "cat.4.jpg"]
     assert names(new, "train", "dog") == ["dog.0.jpg", "dog.1.jpg", "dog.3.jpg"]
 
@@ -268,16 +257,11 @@ def test_what_cannot_be_done_is_said(flat, prepare, monkeypatch, tmp_path, argum
 
 
 def test_it_starts_anywhere_and_without_tensorflow_or_a_picture_library(flat, tmp_path):
-    script = f"""if True:
-        import runpy, sys
-        sys.argv = ["prepare.py", {str(flat)!r}, "new", "-q"]
-        try:
-            runpy.run_path({str(REPO / "dataset/prepare.py")!r}, run_name="__main__")
-        except SystemExit as stop:
-            assert stop.code == 0
-        assert not {{"tensorflow", "keras", "matplotlib"}} & set(sys.modules)"""
-    done = python("-c", script, cwd=tmp_path, env={"PYTHONPATH": ""}, text=True)
-    assert (done.stdout, done.stderr) == ("new: 18 train, 2 validation, 4 test photos\n", "")
+    line = "-X", "importtime", REPO / "dataset/prepare.py", flat, "new", "-q"
+    done = python(*line, cwd=tmp_path, env={"PYTHONPATH": ""}, text=True)
+    assert (done.returncode, done.stdout) == (0, "new: 18 train, 2 validation, 4 test photos\n")
+    assert all(said.startswith("import time:") for said in done.stderr.splitlines())
+    assert not re.search("tensorflow|keras|matplotlib", done.stderr)
 
 
 # --- Neither: anything else, as a class of its own ------------------------------------------------

@@ -1,5 +1,6 @@
 """The net that comes with the program answers until somebody trains, and nothing replaces it."""
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -12,7 +13,7 @@ import pytest
 
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier
-from conftest import PROGRAM, REPO, colour_net, paint, refusal
+from conftest import PROGRAM, REPO, call, colour_net, paint, refusal
 
 SHIPPED = REPO / "CatDogClassifier_pretrained.h5"
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())  # by Keras
@@ -32,11 +33,7 @@ def copy(tmp_path, monkeypatch, capsys):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
-
-    def run(*arguments):
-        code = module.main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
+    run = functools.partial(call, capsys, module.main)
     run.module, run.net = module, tmp_path / "program" / SHIPPED.name
     colour_net(run.net)
     (tmp_path / "work").mkdir()
@@ -91,8 +88,7 @@ def test_nothing_overwrites_it(copy, dataset):
         classifier.save_weights()
     assert copy("--dataset", dataset, *train, "new.h5", "-q")[0] == 0
     assert copy.net.read_bytes() == before
-    left = {path.name for path in copy.net.parent.glob("*.*")}
-    assert left == {PROGRAM.name, SHIPPED.name}
+    assert {path.name for path in copy.net.parent.glob("*.*")} == {PROGRAM.name, SHIPPED.name}
 
 
 def test_a_damaged_one_is_said_by_name_and_a_missing_one_is_not_recommended(copy):
@@ -149,14 +145,6 @@ def test_it_is_a_base_for_nets_of_ones_own_unless_weights_are_named(shipped, tmp
     assert other.base == "efficientnet-lite0"
 
 
-def check_golden(classifier, folder, golden, count):
-    """Assert that the answers for so many files of a folder are those written down."""
-    rows = classifier.predict([folder / name for name in golden])
-    found = [list(row.probabilities.values()) for row in rows]
-    assert len(rows) == count
-    assert np.abs(np.array(found) - np.array(list(golden.values()))).max() < 1e-4
-
-
 def test_its_form_without_tensorflow_is_the_one_that_the_program_knows_and_answers_alike(real):
     pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
     content = SHIPPED.with_suffix(".tflite").read_bytes()
@@ -167,9 +155,11 @@ def test_its_form_without_tensorflow_is_the_one_that_the_program_knows_and_answe
     assert [("cat", "dog", "neither").index(row.label) for row in rows] == exact
 
 
-def test_it_answers_for_drawings_as_it_always_did(shipped):
-    check_golden(shipped, REPO / "dataset" / "test", GOLDEN["dataset/test"], 24)
-
-
-def test_it_answers_for_photographs_as_it_always_did(shipped, real):
-    check_golden(shipped, real / "originals", GOLDEN["originals"], 40)
+@pytest.mark.parametrize(("folder", "count"), [("dataset/test", 24), ("originals", 40)])
+def test_it_answers_for_drawings_and_photographs_as_it_always_did(shipped, request, folder, count):
+    golden = GOLDEN[folder]
+    home = REPO if folder.startswith("dataset") else request.getfixturevalue("real")
+    rows = shipped.predict([home / folder / name for name in golden])
+    found = [list(row.probabilities.values()) for row in rows]
+    assert len(rows) == count
+    assert np.abs(np.array(found) - np.array(list(golden.values()))).max() < 1e-4

@@ -28,8 +28,7 @@ NEWCOMBE += [(0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718)]
 @pytest.mark.parametrize(("correct", "total", "low", "high"), NEWCOMBE)
 def test_the_interval_is_wilsons_and_stays_within_0_and_1(correct, total, low, high):
     assert wilson(correct, total) == pytest.approx((low, high), abs=5e-5)
-    mirrored = 1 - high, 1 - low
-    assert wilson(total - correct, total) == pytest.approx(mirrored, abs=5e-5)
+    assert wilson(total - correct, total) == pytest.approx((1 - high, 1 - low), abs=5e-5)
     assert (wilson(0, total)[0], wilson(total, total)[1]) == (0.0, 1.0)
 
 
@@ -43,8 +42,7 @@ def test_scores_count_right_answers_and_the_loss_is_the_mean_cross_entropy():
 
 
 def test_precision_and_recall_come_from_the_confusion_table_and_are_none_of_none():
-    answers = np.eye(4)[[0, 0, 1, 1, 0, 1]]
-    found = program.precision_recall(answers, column(0, 0, 0, 1, 1, 2))
+    found = program.precision_recall(np.eye(4)[[0, 0, 1, 1, 0, 1]], column(0, 0, 0, 1, 1, 2))
     assert found["confusion"] == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
     assert found["precision"] == [2 / 3, 1 / 3, None, None]
     assert found["recall"] == [2 / 3, 1 / 2, 0.0, None]
@@ -59,20 +57,15 @@ def test_percentages_are_never_rounded_up():
 # Calibration, and the curves. ---------------------------------------------------------------------
 
 
-def hot(temperature, classes, count=6000):
-    """Probabilities as honest as can be once cooled by this temperature, and labels."""
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, (count, classes))
-    truth = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    labels = (truth.cumsum(axis=1) < rng.random((count, 1))).sum(axis=1)
-    powers = np.exp(temperature * logits)
-    return powers / powers.sum(axis=1, keepdims=True), column(*labels)
-
-
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_the_temperature_by_which_answers_were_made_is_found(temperature, classes):
-    found, labels = hot(temperature, classes)
+    """Probabilities as honest as can be once they are cooled by it."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (6000, classes))
+    powers = np.exp(logits), np.exp(temperature * logits)
+    truth, found = (each / each.sum(axis=1, keepdims=True) for each in powers)
+    labels = column(*(truth.cumsum(axis=1) < rng.random((6000, 1))).sum(axis=1))
     fitted = program.fit_temperature(found, labels)
     assert fitted == pytest.approx(temperature, rel=0.06)
     assert calibration_bins(apply_temperature(found, fitted), labels)["ece"] < 0.025
@@ -120,8 +113,7 @@ SMOOTHED = [("acc", "Accuracy", [1.0, 0.8, 0.64]), ("loss", "Loss", [4.0, 3.6, 3
 
 @pytest.mark.parametrize(("name", "title", "smoothed"), SMOOTHED)
 def test_the_curves_show_the_history_and_mark_the_best_epoch(name, title, smoothed):
-    trained = types.SimpleNamespace(history=HISTORY)
-    figure = program.draw_curves(trained, name, title)
+    figure = program.draw_curves(types.SimpleNamespace(history=HISTORY), name, title)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     dots = lines["training"]
     assert (dots.get_marker(), dots.get_linestyle()) == ("o", "None")

@@ -7,7 +7,6 @@ import re
 import shutil
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -15,8 +14,8 @@ import numpy as np
 import pytest
 
 import CatDogClassifier as program
-from CatDogClassifier import CatDogError, Settings
-from conftest import colour_net, paint, python
+from CatDogClassifier import CatDogError, Settings, keras
+from conftest import colour_net, linux, paint, posix, python
 
 KERNEL, BIAS = "conv0/conv0/kernel:0", "fc/fc/bias:0"  # of 4704 numbers, and of one
 GAMMA, BETA = "bn0/bn0/gamma:0", "bn0/bn0/beta:0"  # of the same shape
@@ -251,7 +250,7 @@ def test_layers_are_found_by_order_and_shape_and_the_file_is_left_as_it_is(
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+@posix
 def test_a_pipe_a_device_a_folder_or_a_terabyte_is_refused_at_once(tmp_path, weights, model):
     os.mkfifo(tmp_path / "pipe.h5")
     os.truncate(copied(tmp_path, weights), 2**40)  # it takes no room
@@ -282,7 +281,7 @@ for path in sys.argv[1:]:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux counts it")
+@linux  # it counts memory
 def test_hostile_files_take_little_memory_and_have_no_other_file_opened(tmp_path, weights):
     """No more than 4 MB for a net of 0.15 MB; strace, where there is one, sees what is opened."""
     paths = []
@@ -293,8 +292,7 @@ def test_hostile_files_take_little_memory_and_have_no_other_file_opened(tmp_path
     paths.append(named_again_and_again(tmp_path / "again/stranger.h5"))
     trace = ["strace", "-f", "-qq", "-e", "trace=open,openat", "-o", tmp_path / "trace"]
     works = shutil.which("strace") and subprocess.run([*trace, "true"]).returncode == 0
-    line = "-c", READ_ALL, paths[0], *paths
-    done = python(*line, before=trace if works else [], text=True)
+    done = python("-c", READ_ALL, paths[0], *paths, before=trace if works else [], text=True)
     rows = [row.split() for row in done.stdout.splitlines()]
     assert [row[0] for row in rows] == ["read"] * 2 + ["refused"] * (len(paths) - 1), done.stderr
     assert max(int(peak) for _, peak in rows[1:]) < 4000
@@ -306,8 +304,6 @@ def test_hostile_files_take_little_memory_and_have_no_other_file_opened(tmp_path
 
 def test_no_code_in_a_file_is_ever_run(tmp_path, weights, model):
     """Whole models with poison in them, in the formats that Keras has."""
-    import keras
-
     witness = tmp_path / "witness"
 
     def poison(x, path=str(witness)):

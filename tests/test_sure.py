@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_classifier import dogs, load, play, small
+from test_cli import launch
 
 import CatDogClassifier as program
 from CatDogClassifier import CatDogClassifier, calibration_bins, fit_temperature, risk_coverage
-from conftest import PROGRAM, colour_net, paint, refusal, tree
+from conftest import colour_net, paint, refusal, tree
 
 
 @pytest.fixture
@@ -91,8 +92,7 @@ def test_a_training_calibrates_its_answers_by_one_look_or_two(recipe, augment, d
         dogs_seen = [classifier.model.predict(p / np.float32(255), verbose=0)[:, 0] for p in both]
         found[split] = [np.stack([1 - dog, np.float64(dog)], axis=1) for dog in dogs_seen], labels
     (first, *second), labels = found["validation"]
-    temperature = fit_temperature(first, labels)
-    assert info["temperature"] == pytest.approx(temperature, rel=0.02)
+    assert info["temperature"] == pytest.approx(fit_temperature(first, labels), rel=0.02)
     calibration = info["summary"]["calibration"]
     assert calibration["split"] == "test"
     before = calibration_bins(found["test"][0][0], found["test"][1])
@@ -180,8 +180,7 @@ def test_unsure_is_a_verdict_and_the_label_stays(colours, holiday, run, tmp_path
     told = "of its other answers in validation 0.0 % were wrong, and it abstained from 10.0 %"
     assert f"Below 90.0 % it is unsure: {told}." in err
     assert "3 files: 1 cat, 1 dog, 1 unsure, 0 unreadable" in err
-    headings = re.findall("<h2>(.*)</h2>", page.read_text())
-    assert headings == ["cat: 1", "dog: 1", "unsure: 1"]
+    assert re.findall("<h2>(.*)</h2>", page.read_text()) == ["cat: 1", "dog: 1", "unsure: 1"]
     assert f"{confidence} (dog?) holiday/both.png" in page.read_text()
     table = csv.DictReader(io.StringIO(run(*line, "--unsure", 0.02, "--csv")[1]))
     assert [(row["verdict"], row["label"]) for row in table][1] == ("unsure", "dog")
@@ -269,9 +268,8 @@ def test_two_runs_at_the_same_time_copy_every_photo_once(colours, tmp_path):
         photo = Image.new("RGB", (2, 2), (number % 256, number // 256, 7))
         photo.save(tmp_path / "in" / f"{number}.bmp")
     CatDogClassifier(weights=colours, quiet=True).predict(tmp_path / "in" / "0.bmp")  # converted
-    line = [sys.executable, PROGRAM, "-d", tmp_path / "in", "--weights", colours]
-    line += ["--sort-into", tmp_path / "out"]
-    both = [subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in "ab"]
+    line = "-d", tmp_path / "in", "--weights", colours, "--sort-into", tmp_path / "out"
+    both = [launch(*line, stdout=subprocess.DEVNULL) for _ in "ab"]
     said = [process.communicate()[1].decode() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     copied = [[*map(int, re.search(r"(\d+) copied, (\d+) there", text).groups())] for text in said]
