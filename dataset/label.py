@@ -40,13 +40,10 @@ import CatDogClassifier as program  # noqa: E402 (it lies one folder up)
 from CatDogClassifier import CatDogError, UsageError  # noqa: E402
 
 ATTEMPTS = 3  # at a part; whoever dies more often than that has met a photo that kills it
-DEATHS = {"BrokenExecutor", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError"}
-DEATHS |= {"ObjectLostError"}  # what they are called here and on a cluster
 LITERT = bool(find_spec("ai_edge_litert"))  # or it is Keras, whose last digits differ
 fsspec = program.Lazy("fsspec", "pip install fsspec, and s3fs or gcsfs")  # extras
 ray = program.Lazy("ray", "pip install ray")
-# What stores raise where an object or address is bad; anything else is said of the store.
-BAD = FileNotFoundError, IsADirectoryError, PermissionError, TypeError, ValueError
+BAD = FileNotFoundError, PermissionError, TypeError, ValueError  # of an object, not of its store
 is_remote = re.compile(r"\w+://").match  # an address in an object store: s3://bucket/cat.jpg
 
 
@@ -83,11 +80,12 @@ def photo_paths(source):
                     yield path if is_remote(path) else os.path.abspath(path)
 
 
-def is_there(path):
-    """Whether there is such a file or object, whatever it holds."""
-    with contextlib.suppress(*BAD):
-        remote = is_remote(path)
-        return ask_store(path, lambda s: s.exists(path), BAD) if remote else os.path.lexists(path)
+def is_lost(path):
+    """Whether a photo has gone with its folder, or with its store."""
+    if is_remote(path):
+        return not ask_store(path, lambda store: store.exists(path))
+    folder = os.path.dirname(path)
+    return not os.path.lexists(path) and not (os.path.isdir(folder) and any(os.scandir(folder)))
 
 
 def open_remote(path, limit):
@@ -127,29 +125,26 @@ def write(path, content):
 
 
 def list_parts(folder, source, size, about, console):
-    """Write the lists of all parts, unless that was finished; how many photos they hold."""
-    if about["listed"]:
-        return about["listed"]
-    paths, total, started = photo_paths(source), 0, time.monotonic()
+    """Write the lists of all parts; how many photos they hold."""
+    paths, total, is_folder = photo_paths(source), 0, os.path.isdir(source)
     while part := list(itertools.islice(paths, size)):
+        if is_folder and not all(map(os.path.lexists, part)):  # one that cannot be listed is there
+            raise CatDogError(f"{source} went away while it was listed", "Try again")
         if not total:
             write(Path(folder, "label.json"), json.dumps(about).encode())
         listed = b"\0".join(map(os.fsencode, part))  # names may hold anything else
         write(part_name(folder, total // size, ".list"), listed)
-        total, last = total + len(part), part[-1]
-        console.bar(f"listing {total}", 0, 1, started)
+        total += len(part)
+        console.bar(f"listing {total}", 0, 1, time.monotonic())
     if not total:
         raise CatDogError(f"{source} holds no photos", "Name another")
-    # A folder that could not be listed stands there itself.
-    if not is_remote(source) and not os.path.lexists(last if os.path.isdir(source) else source):
-        raise CatDogError(f"{source} went away while it was listed", "Try again")
     write(Path(folder, "label.json"), json.dumps({**about, "listed": total}).encode())
     return total
 
 
 def begin(folder, about):
     """Make ANSWERS, or see that what it holds is of the same net, photos and settings."""
-    place, found = Path(folder, "label.json"), about
+    place, found = Path(folder, "label.json"), {**about}
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         if place.exists():
@@ -157,7 +152,7 @@ def begin(folder, about):
         elif not all(map(program.is_system_file, os.listdir(folder))):
             raise CatDogError(f"{folder} holds something else", "Name a new ANSWERS")
         found["listed"] = max(0, int(found.get("listed", 0)))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, OverflowError) as error:
         raise CatDogError(f"cannot use {folder}: {program.reason(error)}", "Name another") from None
     if others := [name for name in about if found.get(name) != about[name]]:
         known = ", ".join(f"{name}: {found.get(name)}" for name in others)
@@ -168,12 +163,15 @@ def begin(folder, about):
 classifier_of = functools.cache(program.CatDogClassifier)  # a process loads it once
 
 
-def label_part(paths, given):
-    """The answers for some paths, as the content of their file. Raises CatDogError if all went."""
+def label_part(part, given):
+    """The answers for a list, of so many, in bytes; CatDogError where some photos went away."""
+    if len(paths := [*map(os.fsdecode, part[0].split(b"\0"))]) != part[1]:
+        raise CatDogError("it is damaged", "Name another ANSWERS")
     rows = [*map(asdict, classifier_of(**given).predict_each(paths, read=read_anywhere))]
-    read_first = sorted(rows, key=lambda row: row["error"] is not None)
-    if read_first[-1]["error"] and not any(is_there(row["path"]) for row in read_first[:100]):
-        raise CatDogError(f"{paths[0]} and those after it are not there on {socket.gethostname()}")
+    good, bad = ([row["path"] for row in rows if bool(row["error"]) is b] for b in (False, True))
+    asked = [path for path in bad if not is_remote(path)] + (good or bad)[:1]  # and one of a store
+    for path in filter(is_lost, asked if bad else ()):
+        raise CatDogError(f"{path} is not there on {socket.gethostname()}, nor what lay beside it")
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
@@ -190,11 +188,12 @@ def label_here(parts, given):
     settings = 1, multiprocessing.get_context("spawn"), follow_parent
     pool = ProcessPoolExecutor(*settings)
     try:
-        for number, paths in parts:
+        for number, part in parts:
             for _ in range(ATTEMPTS):
-                future = pool.submit(label_part, paths, given)
-                if not isinstance(future.exception(), BrokenExecutor):
-                    break
+                with contextlib.suppress(BrokenExecutor):  # it has died since the last part
+                    future = pool.submit(label_part, part, given)
+                    if not isinstance(future.exception(), BrokenExecutor):
+                        break
                 pool.shutdown()
                 pool = ProcessPoolExecutor(*settings)
             yield number, future
@@ -216,7 +215,7 @@ def pack_program(given, folder):
     return {**given, "weights": f"{home.name}/weights.h5"}
 
 
-def label_on_node(paths, given, litert):
+def label_on_node(part, given, litert):
     """The task of a node, where that was copied: `label_part` on one processor, its share."""
     os.cpu_count = lambda: 1  # whatever the machine has
     os.environ["XDG_CACHE_HOME"] = os.getcwd()
@@ -224,7 +223,7 @@ def label_on_node(paths, given, litert):
     label = __import__("label")  # what is copied, not this file
     if litert != label.LITERT:
         raise RuntimeError("ai-edge-litert has to be installed on all nodes, or on none")
-    return label.label_part(paths, given)
+    return label.label_part(part, given)
 
 
 def label_on_ray(parts, given, address):
@@ -242,9 +241,9 @@ def label_on_ray(parts, given, address):
             raise CatDogError(problem, "Start one: ray start --head") from None
     signal.signal(signal.SIGTERM, before)  # Ray has taken it
     task, waiting = ray.remote(label_on_node).options(num_cpus=1, max_retries=ATTEMPTS - 1), {}
-    for number, paths in itertools.chain(parts, [(None, None)]):
+    for number, part in itertools.chain(parts, [(None, None)]):
         if number is not None:
-            waiting[task.remote(paths, given, LITERT)] = number
+            waiting[task.remote(part, given, LITERT)] = number
         ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # nodes come and go
         while len(waiting) >= (1 if number is None else ahead):
             (ready, *_), _ = ray.wait(list(waiting))
@@ -253,7 +252,8 @@ def label_on_ray(parts, given, address):
 
 def reason_of(error):
     """Why a part has no answers, in a line."""
-    if DEATHS & {kind.__name__ for kind in type(error).__mro__}:
+    deaths = "BrokenExecutor WorkerCrashedError NodeDiedError OutOfMemoryError ObjectLostError"
+    if any(kind.__name__ in deaths.split() for kind in type(error).__mro__):
         return f"one of these photos ended the process {ATTEMPTS} times"
     cause = getattr(error, "cause", None)  # what a task on a cluster raised
     return f"a node says: {program.reason(cause)}" if cause else program.reason(error)
@@ -284,11 +284,11 @@ def tell_all(folder, sizes, console):
     for number, size in sizes.items():
         found, path = collections.Counter(), part_name(folder, number)
         with contextlib.suppress(Exception), open(path) as lines:  # whatever is in there
-            found.update(json.loads(line)["verdict"] for line in lines)
+            found = collections.Counter([json.loads(line)["verdict"] for line in lines])
         if found.total() == size:
             answers += found
         elif path.exists():  # or else it has been named
-            console.warn(f"{path} has not one row for each photo. Remove it and start again")
+            console.warn(f"{path} is damaged. Remove it and start again")
     named = sorted(answers.items(), key=lambda pair: str(pair[0] or ""))
     parts = (f"{count} {program.escape_control(k or 'unreadable')}" for k, count in named)
     print(f"{answers.total()} files: {', '.join(parts) or 'none answered'}")
@@ -328,11 +328,11 @@ def main(argv=None):
     about = begin(folder, about)
     write(copy, net)  # whatever becomes of that file: all parts are answered by the same net
     given = {"weights": copy, "unsure": chosen.unsure, "quiet": True}
-    total = list_parts(folder, source, size, about, console)
+    total = about["listed"] or list_parts(folder, source, size, about, console)
     sizes = {first // size: min(size, total - first) for first in range(0, total, size)}
     missing = [number for number in sizes if not part_name(folder, number).exists()]
-    lists = ((number, part_name(folder, number, ".list").read_bytes()) for number in missing)
-    parts = ((number, [*map(os.fsdecode, listed.split(b"\0"))]) for number, listed in lists)
+    lists = ((number, part_name(folder, number, ".list")) for number in missing)
+    parts = ((n, (path.read_bytes() if path.exists() else b"", sizes[n])) for n, path in lists)
     before, started = len(sizes) - len(missing), time.monotonic()
     results = label_on_ray(parts, given, chosen.ray) if chosen.ray else label_here(parts, given)
     with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of nodes that die
