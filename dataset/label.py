@@ -5,10 +5,9 @@
     python dataset/label.py s3://bucket/prefix ANSWERS      photos in an object store
     python dataset/label.py LIST.txt ANSWERS                a file with a path or address in a line
 
-ANSWERS gets 000000.jsonl, ... with a row for each photo, beside them the list that each part is of,
-and label.json, which says of which net and photos they are: others are refused. After any end the
-same command does only what is missing. A part that fails, as where a photo kills the process three
-times, is named, and the others go on.
+ANSWERS gets 000000.jsonl, ... with a row for each photo, the list that each part is of, and of what
+they are: with another net or folder they are refused. After any end the same command does only what
+is missing. A part that fails is named, and the others go on.
 """
 
 import argparse
@@ -164,14 +163,14 @@ classifier_of = functools.cache(program.CatDogClassifier)  # a process loads it 
 
 
 def label_part(part, given):
-    """The answers for a list, of so many, in bytes; CatDogError where some photos went away."""
+    """The answers for a list, of so many, in bytes; CatDogError where its photos went away."""
     if len(paths := [*map(os.fsdecode, part[0].split(b"\0"))]) != part[1]:
         raise CatDogError("it is damaged", "Name another ANSWERS")
     rows = [*map(asdict, classifier_of(**given).predict_each(paths, read=read_anywhere))]
     good, bad = ([row["path"] for row in rows if bool(row["error"]) is b] for b in (False, True))
-    asked = [path for path in bad if not is_remote(path)] + (good or bad)[:1]  # and one of a store
-    for path in filter(is_lost, asked if bad else ()):
-        raise CatDogError(f"{path} is not there on {socket.gethostname()}, nor what lay beside it")
+    asked = good[:1] or bad[:9]  # what could be read has to be there still
+    if bad and all(map(is_lost, asked)):
+        raise CatDogError(f"{asked[0]} is not there on {socket.gethostname()}, nor any beside it")
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
@@ -326,14 +325,15 @@ def main(argv=None):
         with program.open_regular(source) as file:
             about["list"] = hashlib.file_digest(file, "sha256").hexdigest()
     about = begin(folder, about)
-    write(copy, net)  # whatever becomes of that file: all parts are answered by the same net
     given = {"weights": copy, "unsure": chosen.unsure, "quiet": True}
     total = about["listed"] or list_parts(folder, source, size, about, console)
+    write(copy, net)  # whatever becomes of that file: all parts are answered by the same net
     sizes = {first // size: min(size, total - first) for first in range(0, total, size)}
     missing = [number for number in sizes if not part_name(folder, number).exists()]
     lists = ((number, part_name(folder, number, ".list")) for number in missing)
     parts = ((n, (path.read_bytes() if path.exists() else b"", sizes[n])) for n, path in lists)
     before, started = len(sizes) - len(missing), time.monotonic()
+    console.bar(f"part {before} of {len(sizes)}", before, len(sizes), started, start=before)
     results = label_on_ray(parts, given, chosen.ray) if chosen.ray else label_here(parts, given)
     with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of nodes that die
         for done, (number, future) in enumerate(results, start=before + 1):
