@@ -129,12 +129,12 @@ def list_parts(folder, source, size, about, console):
     while part := list(itertools.islice(paths, size)):
         if is_folder and not all(map(os.path.lexists, part)):  # one that cannot be listed is there
             raise CatDogError(f"{source} went away while it was listed", "Try again")
-        if not total:
-            write(Path(folder, "label.json"), json.dumps(about).encode())
+        write(Path(folder, "label.json"), json.dumps(about).encode())  # not before there is a photo
         listed = b"\0".join(map(os.fsencode, part))  # names may hold anything else
         write(part_name(folder, total // size, ".list"), listed)
         total += len(part)
         console.bar(f"listing {total}", 0, 1, time.monotonic())
+    console.clear()
     if not total:
         raise CatDogError(f"{source} holds no photos", "Name another")
     write(Path(folder, "label.json"), json.dumps({**about, "listed": total}).encode())
