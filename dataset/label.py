@@ -247,6 +247,7 @@ def label_on_ray(parts, given, address):
         while len(waiting) >= (1 if number is None else ahead):
             (ready, *_), _ = ray.wait(list(waiting))
             yield waiting.pop(ready), ready.future()
+    ray.shutdown()  # and nothing is said of dead workers from here on
 
 
 def reason_of(error):
@@ -320,10 +321,9 @@ def main(argv=None):
     net, copy = Path(classifier.source).read_bytes(), os.path.abspath(Path(folder, ".weights.h5"))
     source = chosen.source if is_remote(chosen.source) else os.path.abspath(chosen.source)
     about = {"program": program.PROGRAM, "net": program.digest(net)[:16], "litert": LITERT}
-    about |= {"folder": source, "part": size, "unsure": chosen.unsure, "list": False}
-    if os.path.isfile(source):
-        with program.open_regular(source) as file:
-            about["list"] = hashlib.file_digest(file, "sha256").hexdigest()
+    about |= {"folder": source, "part": size, "unsure": chosen.unsure}
+    with open(source if os.path.isfile(source) else os.devnull, "rb") as file:
+        about["list"] = hashlib.file_digest(file, "sha256").hexdigest()
     about = begin(folder, about)
     given = {"weights": copy, "unsure": chosen.unsure, "quiet": True}
     total = about["listed"] or list_parts(folder, source, size, about, console)
