@@ -647,7 +647,7 @@ def decode(image, file, size, exact=False):
     """An opened image as uint8 (size, size, 3), or PhotoError; not `exact`: JPEGs at 1/2 to 1/8."""
     pixels, progressive = math.prod(image.size), image.info.get("progressive")
     if not exact or pixels > MANY_PIXELS:
-        image.draft("RGB", (size * 5 // 6,) * 2)  # never smaller: enlarged by a fifth at most
+        image.draft("RGB", (size * 5 // 6,) * 2)  # the least that is decoded of a larger one
     if math.prod(image.size) > MAX_PIXELS:
         raise PhotoError(f"too large: {image.width} x {image.height} pixels")
     if progressive:  # stored in several passes over the picture, each as slow as a whole one

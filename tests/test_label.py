@@ -368,7 +368,7 @@ def test_a_cluster_goes_on_after_its_driver_and_beside_a_deadly_photo(
     share = f"EXECimport os; open({str(seen)!r}, 'a').write(f'{{os.cpu_count()}} ')"
     (holiday / "b" / "23.png").write_text(share)
     driver = start(holiday, colours, "--ray", cluster.address)
-    while not list((tmp_path / "answers").glob("*.jsonl")):
+    while driver.poll() is None and not list((tmp_path / "answers").glob("*.jsonl")):
         time.sleep(0.1)
     driver.kill()
     driver.communicate()
