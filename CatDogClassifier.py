@@ -1458,12 +1458,9 @@ def oddity(file, count, name, link):
 
 @contextlib.contextmanager
 def open_h5(path, limit=1_000_000_000):
-    """A weights file that is safe to read. Raises CatDogError for whatever is wrong with it."""
+    """A weights file to read. Raises CatDogError for whatever turns out to be wrong with it."""
     try:
         with open_regular(path, limit) as opened, h5py.File(opened, "r") as file:
-            check = functools.partial(oddity, file, itertools.count(1))
-            if problem := file.visititems_links(check):
-                raise ValueError(problem)
             yield file
     except CatDogError:
         raise
@@ -1501,6 +1498,8 @@ def load_h5(path, model):
     shapes = [tuple(weight.shape) for weight in model.weights]
     limit = 16 * sum(map(math.prod, shapes)) + 2_000_000  # bytes: with the memory of an optimizer
     with open_h5(path, limit) as file:
+        if problem := file.visititems_links(functools.partial(oddity, file, itertools.count(1))):
+            raise ValueError(problem)
         root = file.get("model_weights", file)
         owners = read_texts(root, "layer_names")
         names = ((own, name) for own in owners for name in read_texts(root[own], "weight_names"))
