@@ -50,7 +50,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-__version__ = "2.0"
+__version__ = "2.1"
 PROGRAM = f"CatDogClassifier {__version__}"
 PRETRAINED = Path(__file__).resolve().with_name("CatDogClassifier_pretrained.h5")
 
@@ -62,7 +62,7 @@ OPTIMIZERS = ("rmsprop", "adam", "adamw", "muon", "sgd")
 
 
 def option(default, text, low=None, high=math.inf, **more):
-    """A field of Settings that is a flag as well: default, help, limits; more: see add_setting."""
+    """A field of Settings that is a flag as well; more: `choices`, or `flags` instead of --name."""
     return field(default=default, metadata={"help": text, "low": low, "high": high, **more})
 
 
@@ -171,7 +171,7 @@ class Console:
     def warn(self, text):
         """A line that is printed in any case."""
         self.clear()
-        print(text, file=sys.stderr, flush=True)
+        print(escape_control(text), file=sys.stderr, flush=True)
 
     def bar(self, label, done, total, started, tail="", start=0):
         """Draw `label [###---] 42 %  0:01:07 left  tail`; `start` were done when it `started`."""
@@ -204,7 +204,9 @@ class Console:
 class Lazy:
     """A library that is imported when it is first used: -h and a typo need none."""
 
-    def __init__(self, name, fix="pip install -r requirements.txt (to classify: ai-edge-litert)"):
+    fix = "pip install -r requirements.txt (only to classify: numpy pillow h5py ai-edge-litert)"
+
+    def __init__(self, name, fix=fix):
         self.name, self.fix = name, fix
 
     def __getattr__(self, attribute):
@@ -347,7 +349,7 @@ def application(base, **options):
     if BASES[base].module is None:
         raise ValueError("nobody offers it for download")
     make = getattr(getattr(keras.applications, BASES[base].module), BASES[base].name)
-    return make(**BASES[base].options, **options)
+    return make(pooling=BASES[base].pooling, **BASES[base].options, **options)
 
 
 def backbone(base, size, **options):
@@ -362,7 +364,7 @@ def backbone(base, size, **options):
 
 def transfer_model(size, classes, base, dropout=0.0, witnesses=()):
     """A new head on a base that others trained: 16,812,353 parameters with VGG16."""
-    photos, features = backbone(base, size, include_top=False, pooling=BASES[base].pooling)
+    photos, features = backbone(base, size, include_top=False)
     features = layers.Flatten(name="flatten")(features)  # (N, 4 * 4 * 512) of VGG16 for 150 pixels
     hidden = layers.Dense(256, activation="relu", name="dense_0")(features)  # (N, 256)
     hidden = layers.Dropout(dropout, name="dropout")(hidden) if dropout else hidden  # (N, 256)
@@ -387,7 +389,7 @@ COLUMNS = "build about settings tutorial best size classes transfer crop"
 DEFAULTS = [{}, {}, {}, 150, ("cat", "dog"), None, None]
 Architecture = collections.namedtuple("Architecture", COLUMNS, defaults=DEFAULTS)
 net_of = functools.partial  # a builder, some of its arguments chosen
-DEFAULT = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initializer="he_normal")
+FIVE = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initializer="he_normal")
 FOUR, HANDS = net_of(convnet, filters=(32, 64, 128, 128)), net_of(convnet, units=(25, 12))
 DIGITS = net_of(convnet, filters=(32, 64, 64), units=(64,), grey=True, last_pool=False)
 DROPOUT, HEAD = net_of(FOUR, dropout=0.5), net_of(transfer_model, dropout=0.5)
@@ -402,7 +404,7 @@ GREY, SIX = {"size": 28, "classes": NUMBERS[:10]}, {"size": 64, "classes": NUMBE
 ADAM, OLD_WAY = {"optimizer": "adam"}, STEPS | SLOWEST | LONG
 NEW_WAY = ADAM | SLOW | {"epochs": 5, "smoothing": 0.1}
 ARCHITECTURES = {
-    "default": Architecture(DEFAULT, "five convolutions, dropout, augmentation: small, quick"),
+    "default": Architecture(FIVE, "five convolutions, dropout, augmentation: small, quick"),
     "baseline": Architecture(FOUR, "four convolutions, without augmentation", PLAIN | SLOW | B20),
     "dropout": Architecture(DROPOUT, "the same with dropout and augmentation", LONG, STEPS | SLOW),
     "residual": Architecture(residual, "our own: the best from scratch", B64, **LARGER),
@@ -424,22 +426,21 @@ def image_size(architecture, base):
     return BASES[base].size if kind.transfer else kind.size
 
 
-def build_model(architecture, base, classes):
-    """A new net, its weights random."""
-    kind = ARCHITECTURES[architecture]
-    model = kind.build(image_size(architecture, base), classes, base)
-    # Of a base only the last block trains, or nothing, until `Trainer.compile` thaws all, and never
-    # its batch normalization: a few photos would spoil what that knows of a million.
-    thawed, names = False, [layer.name for layer in model.layers]  # none until that block
-    for layer in model.layers[: names.index("flatten")] if kind.transfer else ():
-        thawed = thawed or (kind.transfer == "last block" and layer.name == BASES[base].block)
-        layer.trainable = thawed and not isinstance(layer, layers.BatchNormalization)
-    return model
-
-
 def base_of(model):
     """The part of a net on a base that comes before its head: photos -> features."""
     return keras.Model(model.input, model.get_layer("flatten").input)  # (N, 4, 4, 512) of VGG16
+
+
+def build_model(architecture, base, classes):
+    """A new net, its weights random."""
+    kind, thawed = ARCHITECTURES[architecture], False
+    model = kind.build(image_size(architecture, base), classes, base)
+    # Of a base only the last block trains, or nothing, until `Trainer.compile` thaws all, and never
+    # its batch normalization: a few photos would spoil what that knows of a million.
+    for layer in base_of(model).layers if kind.transfer else ():
+        thawed |= kind.transfer == "last block" and layer.name == BASES[base].block
+        layer.trainable = thawed and not isinstance(layer, layers.BatchNormalization)
+    return model
 
 
 # ==================================================================================================
@@ -453,13 +454,12 @@ NO_PHOTO = f"not a photo that can be read ({', '.join(PHOTO_FORMATS)}, AVIF, HEI
 MAX_PIXELS = 100_000_000  # to decode; larger JPEGs, up to Pillow's limit, at part of their size
 MANY_PIXELS = 20_000_000  # of photos with more only one is decoded at a time
 MAX_BYTES = 500_000_000  # of a photo's file: more than the largest BMP of that size
-MAX_CLASSES, MAX_TEXT = 100, 65_536  # classes of a net; bytes of a text in a weights file
+MAX_CLASSES = 100  # of a net
 LARGE_PHOTOS = ThreadPoolExecutor(1)  # one at a time, in one thread: each may take a gigabyte
 # What a file looks like that this program may replace, for it has written that.
 OURS = rb'\x89HDF.*"program": "CatDogClassifier|\x89PNG.*Software\x00CatDogClassifier'
-OURS += rb'|<!doctype html>.*content="CatDogClassifier"|PK\x03\x04.*CatDogClassifier\.npy'
-OURS += rb"|epoch,loss,acc,val_loss,val_acc\r\n"
-OURS += rb"|(....TFL3|PK\x03\x04).*CatDogClassifier\.json|\x08.*CatDogClassifier.*\"input\""
+OURS += rb'|<!doctype html>.*content="CatDogClassifier"|epoch,loss,acc,val_loss,val_acc\r\n'
+OURS += rb'|(....TFL3|PK\x03\x04).*CatDogClassifier\.(json|npy)|\x08.*CatDogClassifier.*"input"'
 
 
 def open_regular(path, limit=math.inf):
@@ -472,8 +472,7 @@ def open_regular(path, limit=math.inf):
         raise OSError(errno.EINVAL, "not a regular file", path)
     if size > limit:
         raise OSError(errno.EFBIG, f"more than {limit / 1e6:.0f} MB", path)
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    return os.fdopen(os.open(path, flags), "rb")
+    return open(path, "rb")
 
 
 @contextlib.contextmanager
@@ -510,7 +509,7 @@ def write_file(path, content, flag="--weights"):
             with replacing(path) as file:
                 file.write(content)
         else:  # now rather than after an hour of work; the longest name that will lie there
-            trial = target.with_name(f".{target.stem}_reliability.png.01234567.tmp")
+            trial = target.with_name(f".{target.name}_reliability.png.01234567.tmp")
             trial.touch()
             trial.unlink()
     except OSError as error:
@@ -623,7 +622,7 @@ def open_image(path, opening=open_regular):
     except Image.DecompressionBombError:
         raise PhotoError(f"too large: more than {2 * Image.MAX_IMAGE_PIXELS} pixels") from None
     except Image.UnidentifiedImageError:
-        heic = head[8:11] in (b"hei", b"hev", b"mif", b"msf") and "HEIF" not in formats
+        heic = re.match(b"....ftyp(hei|hev|mif|msf)", head, re.DOTALL) and "HEIF" not in formats
         raise PhotoError("HEIC needs: pip install pillow-heif" if heic else NO_PHOTO) from None
     except CatDogError:
         raise
@@ -646,7 +645,7 @@ def read_photo(path, size):
 def decode(image, file, size, exact=False):
     """An opened image as uint8 (size, size, 3), or PhotoError; not `exact`: JPEGs at 1/2 to 1/8."""
     pixels, progressive = math.prod(image.size), image.info.get("progressive")
-    if not exact or pixels > MANY_PIXELS:
+    if not exact or pixels > MANY_PIXELS:  # of so many a part is exact enough
         image.draft("RGB", (size * 5 // 6,) * 2)  # the least that is decoded of a larger one
     if math.prod(image.size) > MAX_PIXELS:
         raise PhotoError(f"too large: {image.width} x {image.height} pixels")
@@ -730,7 +729,7 @@ def load_photos(classes, size, console):
         problem = f"cannot keep decoded photos in {tempfile.gettempdir()}: {reason(error)}"
         raise CatDogError(problem, "Set TMPDIR to a folder with more room") from None
     for path, why in lost.items():
-        console.warn(f"left out {escape_control(path)}: {why}")
+        console.warn(f"left out {path}: {why}")
     labels = np.array(labels, np.float32)  # (N, 1)
     if len(np.unique(labels)) < len(list(filter(None, classes.values()))):
         raise CatDogError(f"no photo of a class can be read ({', '.join(classes)})")
@@ -799,11 +798,9 @@ def warp(photos, affines, side=None):
     first = (step - 1) / 2  # where its first one lies: half a step from the edge, less half a pixel
     scale = np.float32([[step, 0, first], [0, step, first], [0, 0, 1]])
     maps = tf.pad(affines[:, :6] @ np.kron(np.eye(2, dtype=np.float32), scale), ((0, 0), (0, 2)))
-    how = {"interpolation": "BILINEAR", "fill_mode": "NEAREST", "fill_value": 0.0}
-    pixels = tf.cast(photos, tf.float32) / 255.0
-    pixels = tf.raw_ops.ImageProjectiveTransformV3(
-        images=pixels, transforms=maps, output_shape=(side, side), **how
-    )  # (N, side, side, 3) in 0..1
+    how = {"transforms": maps, "output_shape": (side, side), "interpolation": "BILINEAR"}
+    how |= {"images": tf.cast(photos, tf.float32) / 255, "fill_mode": "NEAREST", "fill_value": 0.0}
+    pixels = tf.raw_ops.ImageProjectiveTransformV3(**how)  # (N, side, side, 3) in 0..1
     if affines.shape[1] == 6:
         return pixels
     gains, lift = affines[:, None, None, 6:9], affines[:, None, None, 9:10]
@@ -898,7 +895,7 @@ RESUME_KEYS = ("model", "recipe", "steps", "batch_size", "optimizer", "learning_
 RESUME_KEYS += ("smoothing", "seed")
 SHOWN, MOST_EPOCHS = 800_000, 100  # photos that "best" shows in all, in so many epochs at most
 # A dataset: {split: (photos, labels)} of `load_photos`, test may be missing; a digest of it all.
-Data = collections.namedtuple("Data", "classes splits is_synthetic state")
+Data = collections.namedtuple("Data", "classes splits is_synthetic digest")
 
 
 def resolve_settings(given):
@@ -984,8 +981,7 @@ def read_data(folder, size, expected, console):
     for split, classes in lists.items():
         splits[split] = photos, labels = load_photos(classes, size, console)
         counts = zip(np.bincount(labels[:, 0].astype(int)), classes, strict=True)
-        counts = (f"{count} {escape_control(name)}" for count, name in counts)
-        console.say(f"{split:<12} {', '.join(counts)}")
+        console.say(f"{split:<12} " + ", ".join(f"{count} {name}" for count, name in counts))
     drawn, (example, *_) = False, next(iter(lists["train"].values()))
     with contextlib.suppress(PhotoError), open_image(example) as (image, _):
         drawn = image.info.get("comment") == b"drawing by CatDogClassifier"  # as in dataset/
@@ -994,23 +990,21 @@ def read_data(folder, size, expected, console):
 
 @dataclass
 class TrainingState:
-    """How far a training has come: with the variables of its model all the next epoch needs."""
+    """How far a training has come; a checkpoint adds variables, best weights, random generator."""
 
     history: dict = field(default_factory=dict)  # {"loss": [...], "acc", "val_loss", "val_acc"}
     best_loss: float = math.inf  # the lowest validation loss
     best_epoch: int = 0  # the epoch that is kept, counted from 1
     seconds: list = field(default_factory=list)  # of each epoch
-    rng: dict = field(default_factory=dict)  # the state of the generator that shuffles and augments
     run: str = field(default_factory=lambda: os.urandom(8).hex())  # its name, in the weights too
     epochs: int = 0  # that the net has seen
 
 
 def unpack_npz(path):
     """(about, arrays) of a `Trainer.checkpoint`, (None, []) unless it is there and whole."""
-    with contextlib.suppress(Exception), open_regular(path) as file:  # zipfile's, zlib's, NumPy's
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = [stored[name] for name in stored.files]
-        return json.loads(arrays[0].tobytes()), arrays[1:]
+    with contextlib.suppress(Exception), open_regular(path) as file, np.load(file) as stored:
+        about, *arrays = stored.values()  # what is damaged raises all kinds
+        return json.loads(about.tobytes()), arrays
     return None, []
 
 
@@ -1056,16 +1050,16 @@ class Trainer:
 
     def checkpoint(self):
         """All that it takes to resume, in bytes."""
-        about = json.dumps([self.key, {**asdict(self.state), "rng": self.rng.bit_generator.state}])
+        about = json.dumps([self.key, asdict(self.state), self.rng.bit_generator.state])
         about = np.frombuffer(about.encode(), np.uint8)  # savez puts what has a name first
         arrays = map(np.asarray, [*self.variables, *self.best_weights])
         np.savez(file := io.BytesIO(), *arrays, CatDogClassifier=about)
         return file.getvalue()  # the CRCs of its zip catch a flipped bit
 
-    def resume(self, about, arrays):
+    def resume(self, state, rng, arrays):
         """Go on from what `unpack_npz` gives of a checkpoint."""
-        self.state = TrainingState(**about)
-        self.rng.bit_generator.state = self.state.rng  # or photos would come in another order
+        self.state = TrainingState(**state)
+        self.rng.bit_generator.state = rng  # or photos would come in another order
         for variable, array in zip(self.variables, arrays, strict=False):
             variable.assign(array)
         self.best_weights = arrays[len(self.variables) :]  # they come last
@@ -1125,7 +1119,7 @@ class Trainer:
         if self.stopped or self.stop_reason:
             return  # it was left in the middle
         weights, state, now = self.fitted.get_weights(), self.state, time.monotonic()  # copies
-        if not all(np.isfinite(n).all() for n in (logs["loss"], logs["val_loss"], *weights)):
+        if not all(np.isfinite(n).all() for n in (logs["val_loss"], *weights)):
             self.stop_reason = "diverged"  # a rectified layer can hide weights that are no numbers
             self.fitted.stop_training = True
             return
@@ -1347,11 +1341,11 @@ def litert_forward(content):
 
     def forward(photos):
         """Outputs for uint8 photos (N, S, S, 3), each core a part of them."""
-        parts = np.array_split(photos if small else to_float(photos), min(len(photos), cores))
+        parts = np.array_split(photos if quantized else to_float(photos), min(len(photos), cores))
         while len(interpreters) < len(parts):
             interpreters.append(start())
         found = np.array([*itertools.chain(*pool.map(answer, interpreters, parts))])  # (N, K)
-        if not small:
+        if not quantized:
             return found
         logits = found if found.shape[1] > 1 else np.pad(found, ((0, 0), (1, 0)))  # 0 and its
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -1360,12 +1354,12 @@ def litert_forward(content):
     cores, interpreters = os.cpu_count(), [start()]
     pool = ThreadPoolExecutor(cores)
     (given,), (wanted,) = interpreters[0].get_input_details(), interpreters[0].get_output_details()
-    small = given["dtype"] is np.uint8  # its outputs are logits
+    quantized = given["dtype"] is np.uint8  # its outputs are logits
     return forward
 
 
 def calibrate(forward, info, splits):
-    """Fit the confidence of a net on validation photos, score it on all: into its metadata."""
+    """Fit a net's confidence on validation photos, score it there and on test's: into `info`."""
     first, summary = Predictor(forward, {**info, "recipe": {}, "temperature": 1.0}), info["summary"]
     raw = {split: first(photos) for split, (photos, _) in splits.items() if split != "train"}
     truth = {split: splits[split][1] for split in raw}  # (N, 1) each
@@ -1386,7 +1380,8 @@ def calibrate(forward, info, splits):
 # ==================================================================================================
 # 10. The weights file: a net and its metadata, saved and loaded together
 
-MAX_ITEMS, MAX_DEPTH, MAX_TEXTS = 10_000, 9, 512  # of a weights file; texts in a list
+MAX_ITEMS, MAX_DEPTH = 10_000, 9  # of a weights file
+MAX_TEXT, MAX_TEXTS = 65_536, 512  # bytes of a text in it, texts in a list
 # The shipped net as LiteRT answers by it; nothing else is run but what was derived on this machine.
 SHIPPED_LITERT, SHIPPED_RUN = PRETRAINED.with_suffix(".tflite"), "1bda7d36415bd4a3"
 LITERT_DIGEST = "bc0b8ac56e1f609f5906cc2fa7b71f2f35ff074439a03c44ce0edb1edddad53c"
@@ -1399,18 +1394,19 @@ def new_info(settings, classes, **known):
     info |= {"base": settings.base if ARCHITECTURES[settings.model].transfer else None}
     # `recipe`: what trained it; `temperature`, `risk_coverage`: how to answer; the scores.
     info |= {"recipe": {}, "temperature": 1.0, "risk_coverage": [], "summary": {}}
-    # `is_synthetic`: it knows drawings only; `run`: the name of its training, None for a new net.
+    # `is_synthetic`: it knows drawings only; `run`: its training, "" of others, None for a new net.
     return {**info, "is_synthetic": False, "run": None, **known}
 
 
 def trained_info(trainer, data):
     """The metadata of a net in training, or after it: `summary` is the run in numbers and words."""
-    settings, state, seconds = trainer.settings, trainer.state, trainer.state.seconds or [0]
+    settings, state, seconds = trainer.settings, trainer.state, trainer.state.seconds
     summary = {"architecture": settings.model, "epochs": state.epochs}
     summary |= {"seconds": round(sum(seconds), 1), "seconds_per_epoch": float(np.median(seconds))}
     summary |= {"best_epoch": state.best_epoch, "stop_reason": trainer.stop_reason or "interrupted"}
     recipe = {name: getattr(settings, name) for name in (*RESUME_KEYS, "epochs")}
     known = {"run": state.run, "recipe": recipe, "is_synthetic": data.is_synthetic}
+    known["size"] = image_size(settings.model, settings.base)
     return new_info(settings, data.classes, summary=summary, **known)
 
 
@@ -1436,9 +1432,9 @@ def read_texts(item, name):
         return []
     about = item.attrs.get_id(name)  # to look at it takes no memory yet
     kind = about.get_type()
-    text = isinstance(kind, h5py.h5t.TypeStringID) and math.prod(about.shape) <= MAX_TEXTS
+    is_text = isinstance(kind, h5py.h5t.TypeStringID) and math.prod(about.shape) <= MAX_TEXTS
     ours = name in ("catdogclassifier", "digest")  # not of any length, as those of Keras may be
-    if not text or kind.get_size() > MAX_TEXT or (ours and kind.is_variable_str()):
+    if not is_text or kind.get_size() > MAX_TEXT or (ours and kind.is_variable_str()):
         raise ValueError(f"its attribute {name} is too large, or of another kind")
     return [v if isinstance(v, bytes) else v.encode() for v in np.ravel(item.attrs[name]).tolist()]
 
@@ -1471,6 +1467,9 @@ def open_h5(path, limit=1_000_000_000):
 
 def read_metadata(path, settings):
     """What a weights file says of its net; nothing: one of these settings. Raises CatDogError."""
+    if not os.path.exists(path):
+        fix = f"Train first: python CatDogClassifier.py --weights {shlex.quote(str(path))}"
+        raise CatDogError(f"there are no weights at {path}", fix)
     with open_h5(path) as file:
         text = (read_texts(file, "catdogclassifier") or [b"{}"])[0]
         info = new_info(settings, ARCHITECTURES[settings.model].classes, run="") | json.loads(text)
@@ -1479,6 +1478,8 @@ def read_metadata(path, settings):
         bases = [*BASES] if listed and ARCHITECTURES[kind].transfer else [None]
         if not listed or info["base"] not in bases:
             raise ValueError("it is of a net that this program does not know")
+        if info.get("size", size := image_size(kind, info["base"])) != size:
+            raise ValueError(f"its net sees {info['size']} pixels a side, here it would be {size}")
         kinds = {"classes": list, "summary": dict, "recipe": dict, "risk_coverage": list}
         sound = [isinstance(info[name], kind) for name, kind in kinds.items()]
         sound += [info["recipe"].get("recipe", "best") in list(RECIPES), are_classes(classes)]
@@ -1527,9 +1528,6 @@ def matching_settings(settings, info, path):
 
 def load_net(path, settings):
     """The Net of a weights file: ours say what they are of, others are of these settings."""
-    if not os.path.exists(path):
-        fix = f"Train first: python CatDogClassifier.py --weights {shlex.quote(str(path))}"
-        raise CatDogError(f"there are no weights at {path}", fix)
     info = read_metadata(path, settings)
     settings = matching_settings(settings, info, path)
     start_tensorflow(settings)
@@ -1541,12 +1539,11 @@ def load_net(path, settings):
 def new_model(settings, classes, pretrained=True):
     """A new net, its base downloaded ("imagenet"), random, from a file or the shipped net."""
     model, base = build_model(settings.model, settings.base, classes), settings.base
-    inner, source, more = model, settings.base_weights, {}
-    if ARCHITECTURES[settings.model].transfer:
-        inner, more = base_of(model), {"include_top": False, "pooling": BASES[base].pooling}
-        more["input_shape"] = inner.input_shape[1:]
-    if not (more or settings.model == "imagenet") or source == "none" or not pretrained:
+    transfer, source = ARCHITECTURES[settings.model].transfer, settings.base_weights
+    if not (transfer or settings.model == "imagenet") or source == "none" or not pretrained:
         return model
+    inner = base_of(model) if transfer else model
+    more = {"include_top": not transfer, "input_shape": inner.input_shape[1:]}
     try:
         if source == "imagenet":
             with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
@@ -1570,10 +1567,10 @@ def new_model(settings, classes, pretrained=True):
 def imagenet_net(settings):
     """A base as others trained it; its classes have names, which Keras downloads once."""
     start_tensorflow(settings)
-    model, decode = new_model(settings, 1000), keras.applications.imagenet_utils.decode_predictions
+    model, named = new_model(settings, 1000), keras.applications.imagenet_utils.decode_predictions
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # Keras prints what it downloads
-            names = [found[0][1].replace("_", " ") for found in decode(np.eye(1000), top=1)]
+            names = [found[0][1].replace("_", " ") for found in named(np.eye(1000), top=1)]
     except Exception as error:  # noqa: BLE001 (Keras raises plain ones)
         raise CatDogError(f"there are no names of ImageNet's classes: {reason(error)}") from None
     names = [f"{n} {i}" if names.count(n) > 1 else n for i, n in enumerate(names)]  # two come twice
@@ -1613,7 +1610,7 @@ def smallest_litert(net, say, photos, labels):
 
 
 def litert_predictor(path, settings, derive=None):
-    """The Predictor of a weights file on LiteRT, `derive()` makes a new one; None if it fails."""
+    """The Predictor of a weights file on LiteRT, by `derive()` if given; None without LiteRT."""
     try:
         info, cache = read_metadata(path, settings), cache_folder()
         settings = matching_settings(settings, info, path)
@@ -1622,14 +1619,14 @@ def litert_predictor(path, settings, derive=None):
             if digest(found) == LITERT_DIGEST:  # nobody changed it
                 return Predictor(litert_forward(found), info)
         with open_regular(path) as file:
-            state = digest(PROGRAM, settings.model, settings.base, settings.precision, file.read())
-        for cached in cache.glob(f"{state}-*.tflite"):  # its name ends with its digest
+            known = digest(PROGRAM, settings.model, settings.base, settings.precision, file.read())
+        for cached in cache.glob(f"{known}-*.tflite"):  # its name ends with its digest
             if not derive and cached.stem.endswith(digest(found := cached.read_bytes())):
                 return Predictor(litert_forward(found), info)
         exact = not derive or settings.precision == "float32"
         content = to_litert(load_net(path, settings)) if exact else derive()
         cache.mkdir(parents=True, exist_ok=True)
-        with replacing(cache / f"{state}-{digest(content)}.tflite") as file:
+        with replacing(cache / f"{known}-{digest(content)}.tflite") as file:
             file.write(content)
         for old in sorted(cache.glob("*.tflite"), key=os.path.getmtime)[:-20]:
             old.unlink()
@@ -1741,7 +1738,7 @@ def pack_figure(figure):
 
 def draw_curves(trained, name, title):
     """The Figure of "acc" or "loss" over the epochs of a Keras History."""
-    if not (trained and trained.history):
+    if not trained:
         raise CatDogError("there are no curves to draw yet", "Call train() first")
     history, best = trained.history, 1 + int(np.argmin(trained.history["val_loss"]))
     epochs, validation = range(1, len(history[name]) + 1), history[f"val_{name}"]
@@ -1877,14 +1874,14 @@ class Prediction:
 def begin_training(classifier, data):
     """The Trainer of a checkpoint, of the classifier's net if it has one, or of a new net."""
     settings, console, net = classifier.settings, classifier.console, classifier.net
-    key = {"program": PROGRAM, "keras": keras.__version__, "photos": data.state}
+    key = {"program": PROGRAM, "keras": keras.__version__, "photos": data.digest}
     key |= {name: getattr(settings, name) for name in (*RESUME_KEYS, "base", "base_weights")}
     path = beside(settings.weights, ".checkpoint")
     about, arrays = unpack_npz(path) if settings.resume else (None, [])
     trained = net and net.info["run"]  # made by another training, it is to go on from that
     resumes = about and about[0] == key and trained in (None, about[1]["run"])
     if settings.resume and os.path.lexists(path) and not resumes:
-        console.say(f"{escape_control(path)} is no checkpoint of this training, which replaces it.")
+        console.say(f"{path} is no checkpoint of this training, which replaces it.")
     model = new_model(settings, len(data.classes), not (net or resumes))  # those have all weights
     trainer = Trainer(model, settings, console, key)
     if net:
@@ -1892,7 +1889,7 @@ def begin_training(classifier, data):
     if trainer.kind.transfer == "last block" and trained is None and not resumes:
         train_head(model, *data.splits["train"], settings, console)
     trainer.compile(settings.steps or math.ceil(len(data.splits["train"][1]) / settings.batch_size))
-    trainer.resume(about[1], arrays) if resumes else None
+    trainer.resume(*about[1:], arrays) if resumes else None
     return trainer
 
 
@@ -1901,19 +1898,18 @@ def save_pictures(classifier):
     weights, history = classifier.settings.weights, classifier.history.history
     rows = [("epoch", *history), *zip(itertools.count(1), *history.values(), strict=False)]
     table = "".join(",".join(map(str, row)) + "\r\n" for row in rows).encode()
-    made = {"_history.csv": lambda: table}
-    made |= {"_accuracy.png": classifier.showAcc, "_loss.png": classifier.showLoss}
+    made = {"_history.csv": None, "_accuracy.png": classifier.showAcc}
+    made["_loss.png"] = classifier.showLoss
     if known := classifier.info["summary"].get("calibration"):
         made["_reliability.png"] = functools.partial(draw_reliability, **known)
     saved = [Path(weights).name]
     for ending, make in made.items():
         path = beside(weights, ending)
         try:
-            content = make()
-            write_file(path, content if content is table else pack_figure(content))
+            write_file(path, pack_figure(make()) if make else table)
             saved.append(path.name)
         except Exception as error:  # noqa: BLE001 (whatever a plotting library fails with)
-            classifier.console.warn(f"{escape_control(path)} is missing: {escape_control(error)}")
+            classifier.console.warn(f"{path} is missing: {error}")
     return saved
 
 
@@ -2051,10 +2047,9 @@ class CatDogClassifier:
     def ready(self):
         """The predictor; the first time, where nothing was made or loaded, that of `source`."""
         if self.predictor is None:
-            ours = self.settings.model != "imagenet" and os.path.exists(self.source)
-            lite = ours and find_spec("ai_edge_litert")  # it starts at once; or else Keras
+            lite = self.settings.model != "imagenet" and find_spec("ai_edge_litert")
             found = litert_predictor(self.source, self.settings) if lite else None
-            self._use(None, found) if found else self.load_weights()
+            self._use(None, found) if found else self.load_weights()  # LiteRT starts at once
             self.net = None
         return self.predictor
 
@@ -2099,11 +2094,12 @@ class CatDogClassifier:
 
     def explain(self, path):
         """What the net sees in a photo: Prediction, Figures {"heatmap": ...}. Raises PhotoError."""
-        if self.net is None:
+        if (own := self.net) is None:
             self.load_weights()
+        model, self.net = self.model, own  # to explain is not to train that net further
         photo, whole = read_photo(path, self.size), read_photo(path, 490)
         (answer,) = self.predict([path])
-        heat = overlay_heatmap(whole, grad_cam(self.model, photo, self.classes.index(answer.label)))
+        heat = overlay_heatmap(whole, grad_cam(model, photo, self.classes.index(answer.label)))
         said = f"{os.path.basename(path)[-40:]}: {answer.label} {percent(answer.confidence)}"
         recipe = self.info["recipe"].get("recipe", "best")
         rng = np.random.default_rng(self.settings.seed or 0)
@@ -2111,7 +2107,7 @@ class CatDogClassifier:
         versions = np.asarray(warp(*changes, ARCHITECTURES[self.settings.model].crop))  # (16, ...)
         versions = np.rint(versions * 255).astype(np.uint8)
         figures = {"heatmap": draw_pictures([(f"{said}, seen most where it is red", heat)])}
-        figures["activations"] = draw_activations(self.model, photo)  # what its layers make of it
+        figures["activations"] = draw_activations(model, photo)  # what its layers make of it
         title = f"as augmentation by the recipe {recipe} shows it, anew each time"
         return answer, figures | {"augmented": draw_pictures([(title, tile(versions, 4))])}
 
@@ -2178,7 +2174,7 @@ def tell(classifier):
         warning = ", which was trained on drawings and knows nothing of photographs"
         hint = f" For photographs: --weights {shlex.quote(str(PRETRAINED))}"
         hint = hint if drawn and PRETRAINED.exists() else ""
-        say(f"Answered by {escape_control(source)}{warning if drawn else ''}.{hint}")
+        say(f"Answered by {source}{warning if drawn else ''}.{hint}")
     if least > 1:
         say("It abstains from all: no confidence was enough for so few errors in validation.")
     elif classifier.settings.unsure is not None:
@@ -2225,11 +2221,10 @@ def classify(classifier, arguments):
     tell(classifier) if answers.total() > answers[None] else None
     if answers.total() > 1:  # of many classes only those that are there
         named = dict.fromkeys([*(classes if len(classes) <= 10 else ()), *answers, None])
-        parts = ", ".join(f"{answers[k]} {escape_control(k or 'unreadable')}" for k in named)
+        parts = ", ".join(f"{answers[k]} {k or 'unreadable'}" for k in named)
         console.say(f"{answers.total()} files: {parts}")
     if folder:
-        there = f"{copies[True]} copied, {copies[False]} there already"
-        console.say(f"{escape_control(folder)}: {there}")
+        console.say(f"{folder}: {copies[True]} copied, {copies[False]} there already")
     if arguments.report:
         where = sources[0] if len(sources) == 1 else f"{len(sources)} places"
         write_gallery(arguments.report, f"{where}: {len(rows)} files", *by_verdict(rows))
@@ -2251,7 +2246,7 @@ def print_row(row, arguments, console, classes, target):
         found = (row.probabilities or dict.fromkeys(classes)).values()
         print_csv(row.path, row.label, row.confidence, row.verdict, *found, row.error)
     elif row.error and not arguments.json:
-        console.warn(f"{escape_control(row.path)}: {row.error}")
+        console.warn(f"{row.path}: {row.error}")
     else:
         text = "" if row.error else answer_line(row, f"  -> {target}" if target else "")
         emit(arguments, asdict(row) | ({"copy": target} if target else {}), text)
@@ -2298,7 +2293,8 @@ def copy_photo(row, folder):
                 return row, str(target), False  # an equal one is left, even of a run going on
     except OSError as error:
         if photo.exists():
-            raise CatDogError(f"cannot copy into {folder}: {reason(error)}", "Make room") from None
+            fix = "Make room, or name another --sort-into"
+            raise CatDogError(f"cannot copy into {folder}: {reason(error)}", fix) from None
         return Prediction(row.path, error="cannot be copied: it is gone"), None, False
     finally:
         part.unlink(missing_ok=True) if where.is_dir() else None
@@ -2316,7 +2312,7 @@ def by_verdict(rows):
 
 
 def evaluate(classifier, arguments):
-    """--evaluate: the scores on DATASET/test, and on a page the most confident mistakes."""
+    """--evaluate: the scores on DATASET/test; on a page the mistakes, the most confident first."""
     scores, dataset, wrong = classifier.evaluate(), classifier.settings.dataset, []
     tell(classifier)
     lines = "\n".join(score_lines(scores))
@@ -2347,10 +2343,12 @@ def score_lines(scores):
 
 def explain(classifier, arguments):
     """--explain: pictures of what the net sees in photos, in the present folder."""
-    code, stems = 0, [os.fsencode(Path(each).stem)[:200] for each in arguments.explain]
-    stems = [stem.decode(errors="ignore") for stem in stems]
-    for number, path in enumerate(arguments.explain):
-        stem = f"{stems[number]}-{stems[: number + 1].count(stems[number])}".removesuffix("-1")
+    classifier.load_weights()
+    code, taken = 0, set()
+    for path in arguments.explain:
+        first = os.fsencode(Path(path).stem)[:200].decode(errors="ignore")
+        stems = itertools.chain([first], (f"{first}-{n}" for n in itertools.count(2)))
+        taken.add(stem := next(stem for stem in stems if stem not in taken))
         try:
             row, figures = classifier.explain(path)
             files = [f"{stem}_{kind}.png" for kind in figures]
@@ -2359,9 +2357,9 @@ def explain(classifier, arguments):
             text = "\nsaved    ".join([answer_line(row), *map(escape_control, files)])
             emit(arguments, asdict(row) | {"files": files}, text)
         except PhotoError as error:
-            classifier.console.warn(f"{escape_control(path)}: {error}")
+            classifier.console.warn(f"{path}: {error}")
             code = 1
-    tell(classifier) if classifier.info else None
+    tell(classifier)
     return code
 
 
@@ -2442,7 +2440,7 @@ def run(arguments):
     classifier = CatDogClassifier(**settings)
     code = action(classifier, arguments)
     if arguments.report:
-        classifier.console.say(f"report: {escape_control(arguments.report)}")
+        classifier.console.say(f"report: {arguments.report}")
     return code
 
 

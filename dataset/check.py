@@ -14,7 +14,6 @@ Exit code 1: a score on this dataset would not mean what it says.
 
 import argparse
 import collections
-import io
 import itertools
 import json
 import math
@@ -357,15 +356,14 @@ def save_picture(folder, groups, console):
     issues = [issue for kind in kinds for issue in groups.get(kind, [])[:PICTURED]]
     if not issues:
         return None
-    whole, content = Path(folder).resolve(), io.BytesIO()
+    whole = Path(folder).resolve()
     warnings.filterwarnings("ignore", "Glyph")  # names may be in any script, its font is not
-    mark = {"Software": program.PROGRAM}  # by which it may be replaced later on
-    draw_issues(issues, folder).savefig(content, format="png", metadata=mark)
+    content = program.pack_figure(draw_issues(issues, folder))
     path = f"{whole.name}_check.png"
     if Path(path).resolve().is_relative_to(whole):
         path = os.path.join(tempfile.mkdtemp(prefix="catdog-"), path)
     try:
-        program.write_file(path, content.getvalue())
+        program.write_file(path, content)
     except program.CatDogError as error:
         console.warn(f"There is no picture: {error}")
         return None

@@ -128,7 +128,7 @@ def fetch(url, dataset, console):
     if not archive.exists():
         check_room({cache: 0, dataset: 0})
         cache.mkdir(parents=True, exist_ok=True)
-        console.say(f"Downloading {program.escape_control(url)}; stopped, it resumes where it was.")
+        console.say(f"Downloading {url}; stopped, it resumes where it was.")
         download(url, archive, dataset, console)
     console.say(f"The archive stays in {cache}, where you may remove it.")
     return archive

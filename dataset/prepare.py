@@ -271,7 +271,7 @@ def make_dataset(source, dataset, arguments, console):
 def main(argv=None):
     """Make a dataset and print the result; the exit code."""
     arguments = build_parser().parse_intermixed_args(argv)
-    console, escape = program.Console(arguments.quiet), program.escape_control
+    console = program.Console(arguments.quiet)
     if len(arguments.folders) != 2 - arguments.download or "" in arguments.folders:
         fix = f"{NEW_FOLDER}: python dataset/prepare.py SOURCE NEW, or --download NEW"
         raise UsageError("it is not clear where the photos are and where they shall go", fix)
@@ -281,13 +281,12 @@ def main(argv=None):
         print(json.dumps({"dataset": dataset, **result}))
         return 0
     for path, why in result["skipped"].items():
-        console.warn(escape(f"skipped {path}: {why}"))
+        console.warn(f"skipped {path}: {why}")
     counts = ", ".join(f"{result[part]} {part}" for part in SPLITS)
     skipped = f"; {len(result['skipped'])} skipped" if result["skipped"] else ""
     present = "" if result["copied"] else "; all were there already"
-    print(f"{escape(dataset)}: {counts} photos{skipped}{present}")
-    dataset = shlex.quote(escape(dataset))
-    console.say(f"Train on them with: python CatDogClassifier.py --dataset {dataset}")
+    print(f"{program.escape_control(dataset)}: {counts} photos{skipped}{present}")
+    console.say(f"Train on them with: python CatDogClassifier.py --dataset {shlex.quote(dataset)}")
     return 0
 
 

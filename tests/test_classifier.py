@@ -248,7 +248,8 @@ def test_to_answer_is_not_to_train_that_net_further(dataset, tmp_path, learned, 
 def test_after_an_answer_of_the_shipped_net_ones_own_is_trained(dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     classifier = CatDogClassifier(epochs=1, quiet=True, dataset=str(dataset), augment=False)
-    assert classifier.predict(dataset / "test")[0].label in ("cat", "dog", "neither")
+    row, *_ = classifier.predict(dataset / "test")
+    assert classifier.explain(row.path)[0].label == row.label in ("cat", "dog", "neither")
     with pytest.raises(CatDogError):
         classifier.train(tmp_path / "nowhere")
     classifier.train()

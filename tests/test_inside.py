@@ -65,7 +65,7 @@ def test_activations_are_shown_as_in_the_tutorial_in_rows_of_sixteen(tmp_path):
     classifier = CatDogClassifier(weights=save(scrambled("mnist"), "mnist", tmp_path / "net.h5"))
     first, *_ = pictures(classifier.explain(photo)[1]["activations"])
     pixels = program.read_photo(photo, 28)
-    (_, maps), *_ = program.layer_activations(classifier.model, pixels)  # (26, 26, 32)
+    (_, maps), *_ = program.layer_activations(scrambled("mnist"), pixels)  # (26, 26, 32)
     spread = maps.std(axis=(0, 1))
     expected = (maps - maps.mean(axis=(0, 1))) / np.where(spread, spread, 1) * 64 + 128
     assert first.shape == (2 * 26 + 1, 16 * 26 + 15)
@@ -125,14 +125,14 @@ def test_pictures_are_listed_and_replace_only_our_own_or_empty_files(run, tmp_pa
     monkeypatch.chdir(tmp_path)
     weights = save(scrambled("happy"), "happy", tmp_path / "net.h5")
     os.mkdir("other")
-    for path in ("猫.png", "other/猫.png"):
+    for path in ("猫.png", "other/猫.png", "猫-2.png"):
         tint("cat", np.random.default_rng(0)).save(path)
     Path("broken.jpg").write_bytes(b"no photo")
-    line = ["--weights", weights, "--explain", "猫.png", "broken.jpg", "other/猫.png"]
+    line = ["--weights", weights, "--explain", "猫.png", "broken.jpg", "other/猫.png", "猫-2.png"]
     code, out, err = run(*line, "--json")
     rows = [json.loads(row) for row in out.splitlines()]
     assert code == 1 and "broken.jpg: not a photo" in err
-    names = [[f"{name}_{kind}.png" for kind in KINDS] for name in ("猫", "猫-2")]
+    names = [[f"{name}_{kind}.png" for kind in KINDS] for name in ("猫", "猫-2", "猫-2-2")]
     assert [row["files"] for row in rows] == names
     mine = shutil.copy("猫.png", "猫_activations.png")
     before = [Path(path).read_bytes() for path in names[1]]

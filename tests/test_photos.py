@@ -390,7 +390,7 @@ def test_among_hundreds_of_hostile_files_the_good_photos_come_out_exact(tmp_path
     [
         (NOTHING[15], "HEIC needs: pip install pillow-heif|not a photo"),
         *((half_a_photo(kind), "cannot be read: .*truncated") for kind in ("PNG", "JPEG", "GIF")),
-        (encoded(Image.new("RGB", (9, 9)), "TIFF"), "not a photo"),
+        *((c, "^not a") for c in (encoded(Image.new("RGB", (9, 9)), "TIFF"), b"This is heiress")),
         (png_bomb(60_000, 60_000), "too large: more than [0-9]+ pixels"),
         (png_bomb(11_000, 11_000), "too large: 11000 x 11000 pixels"),
         (jpeg_of_scans(1000), "too many scans: it would take forever"),

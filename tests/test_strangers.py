@@ -217,7 +217,7 @@ CLASSES = [["a"], ["b", "a"], ["a", "a"], [1, 2], sorted(map(str, range(101))), 
 CLASSES += [["../a", "../b"], ["a\0", "b"], ["..", "z"], ["/tmp", "z"]]  # which are no folders
 CURVES = [{}, [[0.9, 1]], [["a", 1, 2]], [[0.9, 0, 0]], [[0.9, 0, 10**400]], [[0.9, 3, 2]]]
 CURVES += [[[0.9, 0, math.inf]], [[1.5, 0, 9]]]
-SAID = [7, [1], {"summary": []}, {"recipe": {"recipe": ["x"]}}, *BASES]
+SAID = [7, [1], {"summary": []}, {"recipe": {"recipe": ["x"]}}, {"size": 224}, {"size": []}, *BASES]
 SAID += [{"architecture": kind} for kind in ("transformer", ["happy"], {})]
 SAID += [{"temperature": number} for number in (0, "1", math.nan, 1e-300)]
 SAID += [{"classes": classes} for classes in CLASSES] + [{"risk_coverage": c} for c in CURVES]
@@ -237,9 +237,7 @@ def test_a_hostile_or_changed_file_is_refused_in_one_line(tmp_path, weights, mod
 
 
 @pytest.mark.parametrize(("ours", "classes"), [(True, ["bear", "wolf"]), (False, ["cat", "dog"])])
-def test_layers_are_found_by_order_and_shape_and_the_file_is_left_as_it_is(
-    tmp_path, weights, model, ours, classes
-):
+def test_layers_match_by_order_and_shape_and_a_file_stays(tmp_path, weights, model, ours, classes):
     load(weights, model)
     expected = model.get_weights()
     model.set_weights([weight * 0 for weight in expected])
