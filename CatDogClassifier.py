@@ -108,6 +108,13 @@ class Settings:
 # 2. Errors and console: a problem and its fix in one line; progress
 
 
+def escape_control(text):
+    """The text on one line, control characters and undecodable bytes of a name as escapes."""
+    # What could forge a line, act on a terminal or turn text around, and bytes that are no text.
+    control = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    return re.sub(control, lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
 class CatDogError(Exception):
     """Anything a user can cause or mend, in one line; all that reads or writes files raises it."""
 
@@ -137,13 +144,6 @@ def handling_signals(handler):
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier or signal.SIG_DFL)
-
-
-def escape_control(text):
-    """The text on one line, control characters and undecodable bytes of a name as escapes."""
-    # What could forge a line, act on a terminal or turn text around, and bytes that are no text.
-    control = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-    return re.sub(control, lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 def reason(error):
@@ -631,15 +631,20 @@ def open_image(path, opening=open_regular):
         raise PhotoError(f"cannot be read: {kind}{reason(error)}") from None
 
 
-def read_photo(path, size):
-    """A photo as every part of the program sees it: uint8 (size, size, 3) RGB, 0..255.
-
-    Decided by decoding, whatever the name says: the first frame of an animation, upright by its
-    EXIF orientation, transparency over white, squashed to a square with an antialiased bilinear
-    filter. Raises PhotoError with the reason.
-    """
-    with open_image(path) as (image, file):
-        return decode(image, file, size)
+def resize_square(image, size):
+    """An opened image as uint8 (size, size, 3) RGB, upright; closed, to free its memory."""
+    image.load()  # what is damaged says so here, and only here
+    turned = image
+    with contextlib.suppress(Exception):  # a broken EXIF block never loses a photo
+        turned = ImageOps.exif_transpose(image)
+    if turned.mode.startswith("I"):  # 16 bits: scaled to 8 instead of clipped
+        turned = Image.fromarray((np.asarray(turned).clip(0, 65535) // 256).astype(np.uint8))
+    elif turned.has_transparency_data:
+        turned = turned.convert("RGBA")
+        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
+    square = turned.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    image.close()
+    return np.asarray(square)
 
 
 def decode(image, file, size, exact=False):
@@ -658,20 +663,15 @@ def decode(image, file, size, exact=False):
     return resize_square(image, size)
 
 
-def resize_square(image, size):
-    """An opened image as uint8 (size, size, 3) RGB, upright; closed, to free its memory."""
-    image.load()  # what is damaged says so here, and only here
-    turned = image
-    with contextlib.suppress(Exception):  # a broken EXIF block never loses a photo
-        turned = ImageOps.exif_transpose(image)
-    if turned.mode.startswith("I"):  # 16 bits: scaled to 8 instead of clipped
-        turned = Image.fromarray((np.asarray(turned).clip(0, 65535) // 256).astype(np.uint8))
-    elif turned.has_transparency_data:
-        turned = turned.convert("RGBA")
-        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
-    square = turned.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    image.close()
-    return np.asarray(square)
+def read_photo(path, size):
+    """A photo as every part of the program sees it: uint8 (size, size, 3) RGB, 0..255.
+
+    Decided by decoding, whatever the name says: the first frame of an animation, upright by its
+    EXIF orientation, transparency over white, squashed to a square with an antialiased bilinear
+    filter. Raises PhotoError with the reason.
+    """
+    with open_image(path) as (image, file):
+        return decode(image, file, size)
 
 
 def read_photos(paths, size, read=read_photo):
@@ -742,6 +742,20 @@ def to_float(photos):
     return np.divide(pixels, 255, out=pixels)  # in place: another array would cost more than this
 
 
+def affine_rows(turn, right, down, shear, zoom_x, zoom_y, mirror, size):
+    """One affine map per photo, (N, 6) rows (xx, xy, x0, yx, yy, y0): output (x, y) -> input.
+
+    rotation @ shift @ shear @ zoom about the middle, then the mirror, as in Keras'
+    ImageDataGenerator (radians, pixels), but in one resampling: faster, and less blurred.
+    """
+    side, middle = np.where(mirror, -1.0, 1.0), (size - 1) / 2
+    xx, xy = np.cos(turn) * zoom_x * side, -np.sin(turn + shear) * zoom_y
+    yx, yy = np.sin(turn) * zoom_x * side, np.cos(turn + shear) * zoom_y
+    x0 = np.cos(turn) * right - np.sin(turn) * down + middle * (1 - xx - xy)
+    y0 = np.sin(turn) * right + np.cos(turn) * down + middle * (1 - yx - yy)
+    return np.stack([xx, xy, x0, yx, yy, y0], axis=-1).astype(np.float32)  # (N, 6)
+
+
 def draw_affines(rng, count, size):
     """Random changes in the tutorials' ranges: (count, 6) float32, see `affine_rows`."""
     limits = (ROTATION, SHIFT, SHIFT, SHEAR)
@@ -764,20 +778,6 @@ def draw_crops(rng, count, size):
     lift = rng.uniform(-LIGHT, LIGHT, (count, 1)) + 0.5 * (1 - gains.mean(axis=1, keepdims=True))
     halvings = rng.choice(len(SHARPNESS), (count, 1), p=SHARPNESS)
     return np.concatenate([places, gains, lift, halvings], axis=1).astype(np.float32)
-
-
-def affine_rows(turn, right, down, shear, zoom_x, zoom_y, mirror, size):
-    """One affine map per photo, (N, 6) rows (xx, xy, x0, yx, yy, y0): output (x, y) -> input.
-
-    rotation @ shift @ shear @ zoom about the middle, then the mirror, as in Keras'
-    ImageDataGenerator (radians, pixels), but in one resampling: faster, and less blurred.
-    """
-    side, middle = np.where(mirror, -1.0, 1.0), (size - 1) / 2
-    xx, xy = np.cos(turn) * zoom_x * side, -np.sin(turn + shear) * zoom_y
-    yx, yy = np.sin(turn) * zoom_x * side, np.cos(turn + shear) * zoom_y
-    x0 = np.cos(turn) * right - np.sin(turn) * down + middle * (1 - xx - xy)
-    y0 = np.sin(turn) * right + np.cos(turn) * down + middle * (1 - yx - yy)
-    return np.stack([xx, xy, x0, yx, yy, y0], axis=-1).astype(np.float32)  # (N, 6)
 
 
 def blur(photo, halvings):
@@ -1168,6 +1168,14 @@ def announce(trainer, data, device):
 # 8. Scores: accuracy and its interval, confusion, calibration, risk and coverage
 
 
+def wilson(correct, total, z=1.959964):
+    """The 95 % confidence interval of a share, (low, high), 0..1 (E. B. Wilson, JASA 22, 1927)."""
+    share, weight = correct / total, z * z / total
+    half = z * math.sqrt(share * (1 - share) / total + weight / (4 * total))
+    ends = ((share + weight / 2 + side) / (1 + weight) for side in (-half, half))
+    return tuple(min(max(end, 0.0), 1.0) for end in ends)
+
+
 def classification_scores(probabilities, labels):
     """How well probabilities (N, K) agree with labels (N, 1), places of classes: a dict.
 
@@ -1180,14 +1188,6 @@ def classification_scores(probabilities, labels):
     loss = float(-np.log(probabilities[np.arange(total), truth].clip(1e-7, 1 - 1e-7)).mean())
     scores = {"correct": correct, "total": total, "accuracy": correct / total}
     return scores | {"interval": wilson(correct, total), "loss": loss}
-
-
-def wilson(correct, total, z=1.959964):
-    """The 95 % confidence interval of a share, (low, high), 0..1 (E. B. Wilson, JASA 22, 1927)."""
-    share, weight = correct / total, z * z / total
-    half = z * math.sqrt(share * (1 - share) / total + weight / (4 * total))
-    ends = ((share + weight / 2 + side) / (1 + weight) for side in (-half, half))
-    return tuple(min(max(end, 0.0), 1.0) for end in ends)
 
 
 def precision_recall(probabilities, labels):
@@ -1720,6 +1720,13 @@ def layer_activations(model, photo):
 BLUE, ORANGE, GREY_LINE = "#0072B2", "#D55E00", "#666666"  # for the colour-blind: Okabe, Ito 2008
 
 
+def pack_figure(figure):
+    """A Figure as PNG in bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": PROGRAM})
+    return buffer.getvalue()
+
+
 def new_figure(size, rows=1, **more):
     """An empty Figure of so many inches, and its axes, one below the other: (rows,)."""
     matplotlib.set_loglevel("error")  # it reports its cache of fonts
@@ -1727,13 +1734,6 @@ def new_figure(size, rows=1, **more):
     figure = matplotlib_figure.Figure(figsize=size, dpi=120, layout="constrained")
     figure._repr_png_ = lambda: pack_figure(figure)  # what a notebook shows, even without pyplot
     return figure, figure.subplots(rows, squeeze=False, **more)[:, 0]
-
-
-def pack_figure(figure):
-    """A Figure as PNG in bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": PROGRAM})
-    return buffer.getvalue()
 
 
 def draw_curves(trained, name, title):
@@ -2128,14 +2128,11 @@ def emit(arguments, record, text):
     print(json.dumps(record) if arguments.json else text, flush=True)
 
 
-def train(classifier, arguments):
-    """No action: train, print the summary."""
-    classifier.train()
-    summary, folder = classifier.info["summary"], os.path.dirname(classifier.settings.weights)
-    emit(arguments, summary, "\n".join(summary_lines(summary, folder)))
-    if summary["stop_reason"] == "interrupted":
-        return 130
-    return int(summary["stop_reason"] == "diverged" or len(summary["files"]) < 5)
+def score_line(scores):
+    """A score for people: "81.2 %  (812 of 1000; 95 % interval 78.6 to 83.5 %)"."""
+    low, high = (f"{100 * bound:.1f}" for bound in scores["interval"])
+    count = f"{scores['correct']} of {scores['total']}"
+    return f"{percent(scores['accuracy'])}  ({count}; 95 % interval {low} to {high} %)"
 
 
 def summary_lines(summary, folder):
@@ -2157,11 +2154,14 @@ def summary_lines(summary, folder):
         yield "Loss or weights were no numbers any more. Try a smaller --learning-rate."
 
 
-def score_line(scores):
-    """A score for people: "81.2 %  (812 of 1000; 95 % interval 78.6 to 83.5 %)"."""
-    low, high = (f"{100 * bound:.1f}" for bound in scores["interval"])
-    count = f"{scores['correct']} of {scores['total']}"
-    return f"{percent(scores['accuracy'])}  ({count}; 95 % interval {low} to {high} %)"
+def train(classifier, arguments):
+    """No action: train, print the summary."""
+    classifier.train()
+    summary, folder = classifier.info["summary"], os.path.dirname(classifier.settings.weights)
+    emit(arguments, summary, "\n".join(summary_lines(summary, folder)))
+    if summary["stop_reason"] == "interrupted":
+        return 130
+    return int(summary["stop_reason"] == "diverged" or len(summary["files"]) < 5)
 
 
 def tell(classifier):
@@ -2196,39 +2196,15 @@ def photo_paths(sources):
             yield from map(os.fsdecode, filter(None, lines))  # whatever bytes the file system has
 
 
-def classify(classifier, arguments):
-    """-f, -d: print a line per photo as soon as it is known, copy it, make a page of them."""
-    console, sources, folder = classifier.console, arguments.photos, arguments.sort_into
-    counted = photo_paths(sources) if sys.stderr.isatty() and "-" not in sources else ()
-    total, report = sum(1 for _ in counted), os.path.abspath(arguments.report or os.devnull)
-    classifier.ready()  # loading is no part of the time that is left
-    answers, copies, rows = collections.Counter(), collections.Counter(), []
-    classes = classifier.classes
-    if folder:
-        check_sorting(sources, folder, (*classes, "unsure"))
-    if arguments.csv:
-        print_csv("path", "label", "confidence", "verdict", *classes, "error")
-    paths = (path for path in photo_paths(sources) if os.path.abspath(path) != report)
-    for row in console.watch("classifying", classifier.predict_each(paths), total):
-        wanted = folder and not row.error
-        row, target, new = copy_photo(row, folder) if wanted else (row, None, False)
-        print_row(row, arguments, console, classes, target)
-        answers[row.verdict] += 1  # of an unreadable one None
-        copies[new] += bool(target)
-        rows += [row] if arguments.report else []
-    if not answers:
-        raise CatDogError(f"there are no photos in {', '.join(sources)}")
-    tell(classifier) if answers.total() > answers[None] else None
-    if answers.total() > 1:  # of many classes only those that are there
-        named = dict.fromkeys([*(classes if len(classes) <= 10 else ()), *answers, None])
-        parts = ", ".join(f"{answers[k]} {k or 'unreadable'}" for k in named)
-        console.say(f"{answers.total()} files: {parts}")
-    if folder:
-        console.say(f"{folder}: {copies[True]} copied, {copies[False]} there already")
-    if arguments.report:
-        where = sources[0] if len(sources) == 1 else f"{len(sources)} places"
-        write_gallery(arguments.report, f"{where}: {len(rows)} files", *by_verdict(rows))
-    return int(answers[None] > 0)
+def check_sorting(sources, target, verdicts):
+    """Raise where no copies can be put, or they would change a folder that is sorted."""
+    for place in (Path(target), *(Path(target, name) for name in verdicts)):
+        if place.exists() and not place.is_dir():
+            raise UsageError(f"{place} is no folder", "Name another --sort-into")
+        for source in filter(os.path.isdir, sources):
+            if place.resolve().is_relative_to(Path(source).resolve()):  # it may be a link
+                problem = f"{place} lies inside {source}, which is never changed"
+                raise UsageError(problem, "Name another --sort-into")
 
 
 def print_csv(*cells):
@@ -2236,6 +2212,15 @@ def print_csv(*cells):
     cells = (escape_control(cell) if isinstance(cell, str) else cell for cell in cells)
     csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
     sys.stdout.flush()
+
+
+def answer_line(row, more=""):
+    """A Prediction for people: verdict, confidence, path, and what else it may be."""
+    doubt = f"  ({row.label}?)" if row.verdict != row.label else ""
+    others = sorted(row.probabilities.items(), key=lambda pair: -pair[1])[1:3]
+    then = ", ".join(f"{name} {percent(probability)}" for name, probability in others)
+    more = f"  (then {then}){more}" if len(row.probabilities) > 2 else more
+    return escape_control(f"{row.verdict:<8} {percent(row.confidence):>7}  {row.path}{doubt}{more}")
 
 
 def print_row(row, arguments, console, classes, target):
@@ -2250,26 +2235,6 @@ def print_row(row, arguments, console, classes, target):
     else:
         text = "" if row.error else answer_line(row, f"  -> {target}" if target else "")
         emit(arguments, asdict(row) | ({"copy": target} if target else {}), text)
-
-
-def answer_line(row, more=""):
-    """A Prediction for people: verdict, confidence, path, and what else it may be."""
-    doubt = f"  ({row.label}?)" if row.verdict != row.label else ""
-    others = sorted(row.probabilities.items(), key=lambda pair: -pair[1])[1:3]
-    then = ", ".join(f"{name} {percent(probability)}" for name, probability in others)
-    more = f"  (then {then}){more}" if len(row.probabilities) > 2 else more
-    return escape_control(f"{row.verdict:<8} {percent(row.confidence):>7}  {row.path}{doubt}{more}")
-
-
-def check_sorting(sources, target, verdicts):
-    """Raise where no copies can be put, or they would change a folder that is sorted."""
-    for place in (Path(target), *(Path(target, name) for name in verdicts)):
-        if place.exists() and not place.is_dir():
-            raise UsageError(f"{place} is no folder", "Name another --sort-into")
-        for source in filter(os.path.isdir, sources):
-            if place.resolve().is_relative_to(Path(source).resolve()):  # it may be a link
-                problem = f"{place} lies inside {source}, which is never changed"
-                raise UsageError(problem, "Name another --sort-into")
 
 
 def copy_photo(row, folder):
@@ -2311,20 +2276,39 @@ def by_verdict(rows):
     return text, sorted(groups.items())
 
 
-def evaluate(classifier, arguments):
-    """--evaluate: the scores on DATASET/test; on a page the mistakes, the most confident first."""
-    scores, dataset, wrong = classifier.evaluate(), classifier.settings.dataset, []
-    tell(classifier)
-    lines = "\n".join(score_lines(scores))
-    emit(arguments, {"dataset": dataset, "split": "test", **scores}, lines)
+def classify(classifier, arguments):
+    """-f, -d: print a line per photo as soon as it is known, copy it, make a page of them."""
+    console, sources, folder = classifier.console, arguments.photos, arguments.sort_into
+    counted = photo_paths(sources) if sys.stderr.isatty() and "-" not in sources else ()
+    total, report = sum(1 for _ in counted), os.path.abspath(arguments.report or os.devnull)
+    classifier.ready()  # loading is no part of the time that is left
+    answers, copies, rows = collections.Counter(), collections.Counter(), []
+    classes = classifier.classes
+    if folder:
+        check_sorting(sources, folder, (*classes, "unsure"))
+    if arguments.csv:
+        print_csv("path", "label", "confidence", "verdict", *classes, "error")
+    paths = (path for path in photo_paths(sources) if os.path.abspath(path) != report)
+    for row in console.watch("classifying", classifier.predict_each(paths), total):
+        wanted = folder and not row.error
+        row, target, new = copy_photo(row, folder) if wanted else (row, None, False)
+        print_row(row, arguments, console, classes, target)
+        answers[row.verdict] += 1  # of an unreadable one None
+        copies[new] += bool(target)
+        rows += [row] if arguments.report else []
+    if not answers:
+        raise CatDogError(f"there are no photos in {', '.join(sources)}")
+    tell(classifier) if answers.total() > answers[None] else None
+    if answers.total() > 1:  # of many classes only those that are there
+        named = dict.fromkeys([*(classes if len(classes) <= 10 else ()), *answers, None])
+        parts = ", ".join(f"{answers[k]} {k or 'unreadable'}" for k in named)
+        console.say(f"{answers.total()} files: {parts}")
+    if folder:
+        console.say(f"{folder}: {copies[True]} copied, {copies[False]} there already")
     if arguments.report:
-        for name, paths in list_split(dataset, "test").items():
-            rows = (row for row in classifier.predict_each(paths) if row.label not in (None, name))
-            wrong += [(row.confidence, row.path, f"{row.label}, is {name}") for row in rows]
-        wrong = [(path, f"{percent(sure)} {said}") for sure, path, said in sorted(wrong)[::-1]]
-        sections = [("mistakes, the most confident first", wrong)]
-        write_gallery(arguments.report, f"{dataset}: test photos", lines, sections)
-    return 0
+        where = sources[0] if len(sources) == 1 else f"{len(sources)} places"
+        write_gallery(arguments.report, f"{where}: {len(rows)} files", *by_verdict(rows))
+    return int(answers[None] > 0)
 
 
 def score_lines(scores):
@@ -2339,6 +2323,22 @@ def score_lines(scores):
     for name, row, share in zip(names, scores["confusion"], recall, strict=True):
         yield f"{'is ' + name:<14.14}" + "".join(f"{cell:>13}" for cell in [*row, share])
     yield f"{'precision':<14}" + "".join(f"{share:>13}" for share in precision)
+
+
+def evaluate(classifier, arguments):
+    """--evaluate: the scores on DATASET/test; on a page the mistakes, the most confident first."""
+    scores, dataset, wrong = classifier.evaluate(), classifier.settings.dataset, []
+    tell(classifier)
+    lines = "\n".join(score_lines(scores))
+    emit(arguments, {"dataset": dataset, "split": "test", **scores}, lines)
+    if arguments.report:
+        for name, paths in list_split(dataset, "test").items():
+            rows = (row for row in classifier.predict_each(paths) if row.label not in (None, name))
+            wrong += [(row.confidence, row.path, f"{row.label}, is {name}") for row in rows]
+        wrong = [(path, f"{percent(sure)} {said}") for sure, path, said in sorted(wrong)[::-1]]
+        sections = [("mistakes, the most confident first", wrong)]
+        write_gallery(arguments.report, f"{dataset}: test photos", lines, sections)
+    return 0
 
 
 def explain(classifier, arguments):
@@ -2444,6 +2444,18 @@ def run(arguments):
     return code
 
 
+def prepare_streams():
+    """Make stdout and stderr fit to print any name, even where they are closed."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # or else the next file to be opened would be what native code takes for stderr
+    os.close(spare)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the program)
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
 def run_guarded(action):
     """Do something and turn every foreseen failure into one line on stderr; the exit code."""
     prepare_streams()
@@ -2474,18 +2486,6 @@ def run_guarded(action):
             where = escape_control(error.filename or "output")
             print(f"CatDogClassifier: {where}: {reason(error)}", file=sys.stderr)
         return 1
-
-
-def prepare_streams():
-    """Make stdout and stderr fit to print any name, even where they are closed."""
-    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # or else the next file to be opened would be what native code takes for stderr
-    os.close(spare)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the program)
-        if hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def main(argv=None):
