@@ -143,6 +143,17 @@ def check_source(source, classes, dataset):
             raise CatDogError(f"{folder} lies in {source}, which is never changed", NEW_FOLDER)
 
 
+def list_neither(folder, dataset):
+    """The paths of the photos under a folder of --neither. Raises CatDogError."""
+    if not os.path.isdir(folder):
+        raise CatDogError(f"there is no folder {folder}", f"Name one, or {download.OTHERS}")
+    if Path(os.path.realpath(dataset)).is_relative_to(os.path.realpath(folder)):
+        raise CatDogError(f"{dataset} lies in {folder}, which is never changed", NEW_FOLDER)
+    if photos := [path for path in program.list_photos(folder) if not os.path.isdir(path)]:
+        return photos
+    raise CatDogError(f"{folder} holds no photos", "Name another --neither")
+
+
 def add_neither(folder, classes, opening, dataset, console):
     """Add the photos of --neither to {class: [paths]}; a function that opens any photo of these.
 
@@ -157,17 +168,6 @@ def add_neither(folder, classes, opening, dataset, console):
         others, first = list_neither(folder, dataset), program.open_regular
     classes[NEITHER], known = others, set(others)
     return lambda path, limit: (first if path in known else opening)(path, limit)
-
-
-def list_neither(folder, dataset):
-    """The paths of the photos under a folder of --neither. Raises CatDogError."""
-    if not os.path.isdir(folder):
-        raise CatDogError(f"there is no folder {folder}", f"Name one, or {download.OTHERS}")
-    if Path(os.path.realpath(dataset)).is_relative_to(os.path.realpath(folder)):
-        raise CatDogError(f"{dataset} lies in {folder}, which is never changed", NEW_FOLDER)
-    if photos := [path for path in program.list_photos(folder) if not os.path.isdir(path)]:
-        return photos
-    raise CatDogError(f"{folder} holds no photos", "Name another --neither")
 
 
 def files_to_copy(plan, opening, dataset):
