@@ -20,7 +20,6 @@ import math
 import os
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -70,7 +69,7 @@ FIELDS = "path split label error format mode size digest thumb"
 PhotoRecord = collections.namedtuple("PhotoRecord", FIELDS, defaults=["", "", "", (), "", None])
 
 
-def inspect_photo(row, side=SIDE):
+def inspect_photo(row, side):
     """The PhotoRecord of a (path, split, class), with an error where it cannot be read."""
     try:
         with program.open_image(row[0]) as (image, file):
@@ -92,19 +91,21 @@ def index_dataset(folder):
     if not os.path.isdir(folder):
         raise program.CatDogError(f"there is no folder {folder}", "Name a dataset, or any folder")
     found = program.subfolders([folder], program.SPLIT_ALIASES)
-    splits = {split: found[split] for split in program.SPLITS if split in found}
+    splits = [split for split in program.SPLITS if split in found]
     if "train" not in splits and len(splits) < 2:
         rows = list_labelled(folder)
         two = len({label for _, label in rows if label}) == 2  # more are the folders of a holiday
         return [(path, "", label if two else None) for path, label in rows]
     rows = []
-    for split, root in ((split, root) for split, roots in splits.items() for root in roots):
-        rows += [(path, split, name) for path, name in list_labelled(root)]
-    known = set(itertools.chain(*splits.values()))
-    for path in filter(os.path.isdir, sorted(Path(folder).iterdir())):
-        if path not in known and not program.is_system_file(path.name):
-            rows += [(photo, "", None) for photo in program.list_photos(path)]
-    return rows
+    for split in splits:
+        roots = found.pop(split)
+        classes = program.subfolders(roots, program.CLASS_ALIASES)  # as a training finds them
+        for name, places in classes.items():
+            rows += [(path, split, name) for place in places for path in program.list_photos(place)]
+        beside = (path for root in roots for path in sorted(root.iterdir()) if not path.is_dir())
+        rows += [(str(p), split, None) for p in beside if not program.is_system_file(p.name)]
+    others = itertools.chain(*found.values())
+    return rows + [(path, "", None) for place in others for path in program.list_photos(place)]
 
 
 # ==================================================================================================
@@ -116,9 +117,8 @@ def dct_sign_bits(grey):
     """The signs of 63 low cosine frequencies of float32 (N, 16, 16): int64 (N, 63), 0 or 1."""
     waves = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(16) + 0.5))  # (8, 16)
     waves = waves.astype(np.float32)
-    return ((waves @ grey @ waves.T).reshape(-1, 64)[:, 1:] > 0).astype(
-        np.int64
-    )  # not the mean, the brightness
+    signs = (waves @ grey @ waves.T).reshape(-1, 64)[:, 1:] > 0  # not the mean, the brightness
+    return signs.astype(np.int64)
 
 
 def same_image(some, others):
@@ -312,10 +312,10 @@ def check_dataset(folder, console, net=None):
         predicted = predict_records(readable, net, console)
         issues += (errors := find_label_errors(predicted, net.classes))
         agreement = 1 - len(errors) / max(len(predicted), 1)
-    if names:
-        issues += split_issues(folder, records)
+    if any(split or label for _, split, label in files):
+        issues += split_issues(folder, [record for record in records if record.label])
         issues += (Issue("stray", (path,)) for path, _, label in files if not label)
-    summary = {"folder": os.fspath(folder), "files": len(files)}
+    summary = {"folder": os.fspath(folder), "files": len(files), "classes": names}
     summary |= summarize(readable) | {"label_agreement": agreement}  # 0..1, None without a net
     groups = {kind: [issue for issue in issues if issue.kind == kind] for kind in KINDS}
     groups = {kind: found for kind, found in groups.items() if found}
@@ -330,16 +330,14 @@ def check_dataset(folder, console, net=None):
 def draw_issues(issues, folder, columns=4):
     """A matplotlib Figure of issues: of each the first and the last photo, side by side."""
     height = math.ceil(len(issues) / columns)
-    figure = program.matplotlib_figure.Figure(
-        figsize=(3.8 * columns, 2.5 * height), dpi=100, layout="constrained"
-    )
-    for place, issue in enumerate(issues, start=1):
+    figure, _ = program.new_figure((3.8 * columns, 2.5 * height), height, ncols=columns)
+    for axes in figure.axes:
+        axes.set_axis_off()
+    for issue, axes in zip(issues, figure.axes, strict=False):
         paths = dict.fromkeys((issue.paths[0], issue.paths[-1]))
         lines = [f"{issue.kind}: {issue.detail}", *(os.path.relpath(p, folder) for p in paths)]
         title = "\n".join(map(program.escape_control, lines))
         color = "#D55E00" if issue.kind in GRAVE else "black"
-        axes = figure.add_subplot(height, columns, place)
-        axes.set_axis_off()
         axes.set_title(title, fontsize=7, color=color, parse_math=False)
         photos = [photo for _, photo in program.read_photos(paths, SIDE)]
         if not any(isinstance(photo, program.PhotoError) for photo in photos):  # gone by now
@@ -357,13 +355,11 @@ def save_picture(folder, groups, console):
     if not issues:
         return None
     whole = Path(folder).resolve()
-    warnings.filterwarnings("ignore", "Glyph")  # names may be in any script, its font is not
-    content = program.pack_figure(draw_issues(issues, folder))
     path = f"{whole.name}_check.png"
     if Path(path).resolve().is_relative_to(whole):
         path = os.path.join(tempfile.mkdtemp(prefix="catdog-"), path)
     try:
-        program.write_file(path, content)
+        program.write_file(path, program.pack_figure(draw_issues(issues, folder)))
     except program.CatDogError as error:
         console.warn(f"There is no picture: {error}")
         return None
@@ -372,17 +368,14 @@ def save_picture(folder, groups, console):
 
 def text_report(summary, groups, picture):
     """Yield the lines of a report for people: what is there, the issues by kind, the verdict."""
-    files = f"{summary['folder']}: {summary['files']} file{'s' * (summary['files'] != 1)}"
-    yield files
+    yield f"{summary['folder']}: {summary['files']} file{'s' * (summary['files'] != 1)}"
     for split, classes in summary["counts"].items():
         yield f"{split:<12} " + ", ".join(f"{count} {name}" for name, count in classes.items())
     sizes = zip(("smallest", "median", "largest"), summary["pixels"], strict=True)
     yield "pixels       " + ", ".join(f"{name} {size[0]} x {size[1]}" for name, size in sizes)
-    formats, modes = (
-        ", ".join(f"{kind} {count}" for kind, count in summary[name].most_common())
-        for name in ("formats", "modes")
-    )
-    yield f"formats      {formats}; {modes}"
+    found = (summary[name].most_common() for name in ("formats", "modes"))
+    found = (", ".join(f"{kind} {count}" for kind, count in each) for each in found)
+    yield f"formats      {'; '.join(found)}"
     if (agreement := summary["label_agreement"]) is not None:
         doubt = ": what it contradicts means little" if agreement < RELIABLE else ""
         yield f"net          agrees with {program.percent(agreement)} of the labels{doubt}"
@@ -392,12 +385,11 @@ def text_report(summary, groups, picture):
             yield "  " + "  ".join(filter(None, (*issue.paths, issue.detail)))
         if len(issues) > LISTED:
             yield f"  ... and {len(issues) - LISTED} more: --json names all"
-    grave = ", ".join(kind for kind in groups if kind in GRAVE)
-    verdict = (
-        "scores mean nothing until this is mended: " + grave if grave else "nothing grave found"
-    )
-    if "photos" in summary["counts"].get("all", {}):
+    verdict = "nothing grave found"
+    if not summary["classes"]:
         verdict = "photos without labels: nothing to train on, or to score"
+    if grave := ", ".join(kind for kind in groups if kind in GRAVE):
+        verdict = f"scores mean nothing until this is mended: {grave}"
     yield from ("", f"verdict      {verdict}")
     if picture:
         yield f"picture      {picture}, of each kind the first {PICTURED}"
@@ -429,7 +421,7 @@ def main(argv=None):
     console = program.Console(arguments.quiet)
     if arguments.weights is not None:
         net = program.CatDogClassifier(weights=arguments.weights, quiet=arguments.quiet)
-        net.load_weights()
+        net.ready()
     summary, groups = check_dataset(arguments.folder, console, net)
     if net and summary["label_agreement"] is None:
         console.warn("There are no labels here that a net could contradict.")

@@ -11,17 +11,15 @@ import http.client
 import io
 import os
 import shutil
-import sys
 import tarfile
 import time
 import zipfile
 from pathlib import Path, PureWindowsPath
 from urllib.request import Request, url2pathname, urlopen
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import CatDogClassifier as program  # noqa: E402 (it lies one folder up)
-from CatDogClassifier import CatDogError, Image, UsageError, np  # noqa: E402
-from dataset import labels  # noqa: E402
+import CatDogClassifier as program
+from CatDogClassifier import CatDogError, Image, UsageError, np
+from dataset import labels
 
 DIGITS = "keras.datasets.mnist"
 MICROSOFT = "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F"
@@ -124,7 +122,7 @@ def fetch(url, dataset, console):
     if not url.startswith(("https://", "http://")):
         raise UsageError(f"--url {url} must begin with https://, http:// or file:///")
     cache = program.cache_folder()
-    archive = cache / f"{program.digest(os.fsencode(url))[:32]}.zip"
+    archive = cache / f"{program.digest(url)[:32]}.zip"
     if not archive.exists():
         check_room({cache: 0, dataset: 0})
         cache.mkdir(parents=True, exist_ok=True)
@@ -143,7 +141,7 @@ def discard(archive):
 
 
 def verify(archive, url, sha256, console):
-    """Raise CatDogError unless an archive has this SHA-256; without one, warn if it is new."""
+    """Raise CatDogError unless an archive has this SHA-256; without one, warn if it is unknown."""
     with program.open_regular(archive) as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 and found != sha256.lower():
@@ -198,8 +196,8 @@ def read_others_archive(archive, url):
     They lie in a folder per kind, in a tar archive that is compressed within the zip archive.
     """
     try:
-        with zipfile.ZipFile(archive) as zipped:
-            (inner,) = [name for name in zipped.namelist() if name.endswith("Categories.tar.gz")]
+        with zipfile.ZipFile(archive) as zipped:  # in which macOS has left its ._ files as well
+            (inner,) = [n for n in zipped.namelist() if n.endswith("/101_ObjectCategories.tar.gz")]
             with gzip.open(zipped.open(inner)) as file:
                 content = file.read(MAX_OTHERS)
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as packed:
@@ -222,7 +220,7 @@ def read_others_archive(archive, url):
 
 
 def read_digits_archive(archive, url):
-    """The same of an archive of digits; those meant for testing are last in their class."""
+    """`read_photos_archive` for digits; those meant for testing are last in their class."""
     try:
         with np.load(archive) as arrays:
             parts = [[arrays[f"{kind}_train"], arrays[f"{kind}_test"]] for kind in "xy"]

@@ -64,8 +64,8 @@ def photo_paths(source):
     """Yield the paths of a folder, of a list in a file, or of all objects under an address."""
     if is_remote(source):
         for path in ask_store(source, lambda s: map(s.unstrip_protocol, s.find(source))):
-            names = path.removeprefix(source).split("/")  # without a last one it is a folder
-            if names[-1] and not any(map(program.is_system_file, names)):
+            names = path.removeprefix(source).split("/")
+            if path[-1] != "/" and not any(map(program.is_system_file, names)):  # or it is a folder
                 yield path
     elif os.path.isdir(source):
         yield from program.list_photos(source)

@@ -6,11 +6,9 @@ A folder within it is a class, or names like cat.0.jpg, dog.17.jpg tell classes 
 import collections
 import os
 import re
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from CatDogClassifier import CLASS_ALIASES, MAX_CLASSES, CatDogError, list_photos  # noqa: E402
+from CatDogClassifier import CLASS_ALIASES, MAX_CLASSES, CatDogError, list_photos
 
 NUMBERED = re.compile(r"([^\W\d_]+)[._-]\d+\.\w+")  # a name that begins with its class: cat.0.jpg
 

@@ -149,7 +149,7 @@ def list_neither(folder, dataset):
         raise CatDogError(f"there is no folder {folder}", f"Name one, or {download.OTHERS}")
     if Path(os.path.realpath(dataset)).is_relative_to(os.path.realpath(folder)):
         raise CatDogError(f"{dataset} lies in {folder}, which is never changed", NEW_FOLDER)
-    if photos := [path for path in program.list_photos(folder) if not os.path.isdir(path)]:
+    if photos := list(program.list_photos(folder)):
         return photos
     raise CatDogError(f"{folder} holds no photos", "Name another --neither")
 
@@ -261,7 +261,8 @@ def make_dataset(source, dataset, arguments, console):
         return fill_dataset(source, rows, program.open_regular, dataset, arguments, console)
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise UsageError("--sha256 must be 64 digits of 0-9 and a-f")
-    url = url or (download.DIGITS_URL if is_digits else download.PHOTOS_URL)
+    if url is None:
+        url = download.DIGITS_URL if is_digits else download.PHOTOS_URL
     archive = download.fetch(url, dataset, console)
     download.verify(archive, url, sha256, console)
     read = download.read_digits_archive if is_digits else download.read_photos_archive

@@ -258,7 +258,8 @@ def test_what_cannot_be_done_is_said(flat, prepare, monkeypatch, tmp_path, argum
 
 def test_it_starts_anywhere_and_without_tensorflow_or_a_picture_library(flat, tmp_path):
     line = "-X", "importtime", REPO / "dataset/prepare.py", flat, "new", "-q"
-    done = python(*line, cwd=tmp_path, env={"PYTHONPATH": ""}, text=True)
+    other = touch(tmp_path / "other", "dataset/__init__.py")  # the package of that name on PyPI
+    done = python(*line, cwd=tmp_path, env={"PYTHONPATH": str(other)}, text=True)
     assert (done.returncode, done.stdout) == (0, "new: 18 train, 2 validation, 4 test photos\n")
     assert all(said.startswith("import time:") for said in done.stderr.splitlines())
     assert not re.search("tensorflow|keras|matplotlib", done.stderr)
@@ -303,7 +304,7 @@ def archive(members):
 
 
 def like_caltechs(kinds):
-    """A zip archive in bytes with a compressed tar archive of two photos of each kind."""
+    """A zip archive in bytes with a tar archive of two photos of each kind, and a macOS ._ file."""
     buffer, rng = io.BytesIO(), np.random.default_rng(0)
     with tarfile.open(fileobj=buffer, mode="w:gz") as packed:
         for kind in kinds:
@@ -312,7 +313,7 @@ def like_caltechs(kinds):
                 member = tarfile.TarInfo(f"101_ObjectCategories/{kind}/image_000{number}.jpg")
                 member.size = len(content)
                 packed.addfile(member, io.BytesIO(content))
-    return archive({"caltech-101/101_ObjectCategories.tar.gz": buffer.getvalue()})
+    return archive({f"{n}101_ObjectCategories.tar.gz": buffer.getvalue() for n in ("c/", "m/._")})
 
 
 @pytest.fixture
