@@ -132,7 +132,7 @@ def test_what_imagenets_head_says_changes_the_odds_of_neither_alone(tmp_path):
     after = CatDogClassifier(weights=str(weights))
     after.load_weights()
     assert (after.info["architecture"], after.info["run"] == "x") == ("witness", False)
-    photos = rng.random((3, 184, 184, 3)).astype(np.float32)
+    photos = rng.random((3, 224, 224, 3)).astype(np.float32)
     features = program.base_of(before.model).predict_on_batch(photos)  # (3, 1280)
     assert features.std() > 0.5
     logits, pets = features @ kernel + bias, [*range(151, 269), *range(281, 286)]
