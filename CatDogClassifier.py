@@ -312,7 +312,7 @@ def efficientnet_lite0(pixels):
     """EfficientNet-Lite0 without its head, made for CPUs: pixels 0..255 -> (N, 1280); 3,413,024."""
     six = functools.partial(convolution, most=6.0)
     maps = layers.Rescaling(1 / 128, -127 / 128, name="normalized")(pixels)  # about -1..1
-    maps = six(maps, "stem", 32, stride=2)  # (N, 92, 92, 32)
+    maps = six(maps, "stem", 32, stride=2)  # (N, 112, 112, 32)
     # Each block widens its maps, looks at every one alone, and narrows them again (Tan and Le 2019,
     # arXiv:1905.11946; Lite: no squeeze and excitation, ReLU6 everywhere). How the blocks of a
     # stage widen, their maps, repeats, stride of the first, kernel:
@@ -326,7 +326,7 @@ def efficientnet_lite0(pixels):
             maps = six(maps, f"{name}_deep", kernel=kernel, stride=1 if number else stride)
             maps = convolution(maps, f"{name}_thin", count, 1, rectified=False)
             maps = layers.Add(name=f"{name}_add")([given, maps]) if number else maps
-    maps = six(maps, "last", 1280, 1)  # (N, 6, 6, 1280)
+    maps = six(maps, "last", 1280, 1)  # (N, 7, 7, 1280)
     return layers.GlobalAveragePooling2D(name="averages")(maps)  # (N, 1280)
 
 
@@ -340,7 +340,7 @@ BASES = {
     "mobilenet-0.25": Base("mobilenet", "MobileNet", 224, "avg", "conv_dw_12", {"alpha": 0.25}),
     "mobilenet_v2": Base("mobilenet_v2", "MobileNetV2", 224, "avg", "block_13_expand"),
     "resnet50": Base("resnet50", "ResNet50", 224, "avg", "conv5_block1_1_conv"),
-    "efficientnet-lite0": Base(None, efficientnet_lite0, 184, "avg", "block6_0_wide_conv"),
+    "efficientnet-lite0": Base(None, efficientnet_lite0, 224, "avg", "block6_0_wide_conv"),
 }
 
 
