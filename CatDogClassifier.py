@@ -636,13 +636,14 @@ def resize_square(image, size):
     image.load()  # what is damaged says so here, and only here
     turned = image
     with contextlib.suppress(Exception):  # a broken EXIF block never loses a photo
-        turned = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # copies only what is turned
     if turned.mode.startswith("I"):  # 16 bits: scaled to 8 instead of clipped
         turned = Image.fromarray((np.asarray(turned).clip(0, 65535) // 256).astype(np.uint8))
     elif turned.has_transparency_data:
         turned = turned.convert("RGBA")
         turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
-    square = turned.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    turned = turned if turned.mode == "RGB" else turned.convert("RGB")
+    square = turned.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
     image.close()
     return np.asarray(square)
 

@@ -248,7 +248,7 @@ def test_efficientnet_lite0_is_that_of_its_authors():
     kernels = [each for each in base.layers if isinstance(each, layers.DepthwiseConv2D)]
     assert [each.kernel_size[0] for each in kernels] == [3] * 3 + [5] * 2 + [3] * 3 + [5] * 7 + [3]
     assert not any(layer.get_config().get("use_bias") for layer in kernels)
-    photos = np.random.default_rng(0).random((1, 184, 184, 3)).astype(np.float32)
+    photos = np.random.default_rng(0).random((1, 224, 224, 3)).astype(np.float32)
     seen = np.asarray(base.get_layer("normalized")(photos * 255))
     assert np.abs(seen - (photos * 255 - 127) / 128).max() < 1e-5
     trained = {each.name for each in base.layers if each.trainable_weights}
