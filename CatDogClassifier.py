@@ -76,7 +76,7 @@ class Settings:
     base: str = option("vgg16", "pretrained net in those that have one, box: the shipped one")
     base_weights: str = option("imagenet", "its weights: imagenet, box, none, or a file")
     recipe: str = option("best", "measured best, or as in tutorials", choices=("best", "tutorial"))
-    epochs: int = option(30, "passes over the photos at most; best: 30 to 100, more if few", 1)
+    epochs: int = option(30, "passes over the photos; best: 30 to 100, more of few photos", 1)
     steps: int = option(0, "training steps in an epoch; 0: one pass over the photos", 0)
     batch_size: int = option(32, "photos per training step", 1)
     optimizer: str = option("muon", "how the weights are updated", choices=OPTIMIZERS)
@@ -1469,7 +1469,8 @@ def open_h5(path, limit=1_000_000_000):
 def read_metadata(path, settings):
     """What a weights file says of its net; nothing: one of these settings. Raises CatDogError."""
     if not os.path.exists(path):
-        fix = f"Train first: python CatDogClassifier.py --weights {shlex.quote(str(path))}"
+        flags = f"--dataset {shlex.quote(settings.dataset)} --weights {shlex.quote(str(path))}"
+        fix = f"Train first: python CatDogClassifier.py {flags}, or name others"
         raise CatDogError(f"there are no weights at {path}", fix)
     with open_h5(path) as file:
         text = (read_texts(file, "catdogclassifier") or [b"{}"])[0]
@@ -1573,7 +1574,8 @@ def imagenet_net(settings):
         with contextlib.redirect_stdout(io.StringIO()):  # Keras prints what it downloads
             names = [found[0][1].replace("_", " ") for found in named(np.eye(1000), top=1)]
     except Exception as error:  # noqa: BLE001 (Keras raises plain ones)
-        raise CatDogError(f"there are no names of ImageNet's classes: {reason(error)}") from None
+        problem = f"there are no names of ImageNet's classes: {reason(error)}"
+        raise CatDogError(problem, "Put that file into ~/.keras/models, or go online") from None
     names = [f"{n} {i}" if names.count(n) > 1 else n for i, n in enumerate(names)]  # two come twice
     return Net(compile_model(model, settings), new_info(settings, names, run=""))
 
@@ -2145,7 +2147,7 @@ def summary_lines(summary, folder):
         before, after = (percent(found[when]["ece"]) for when in ("before", "after"))
         yield f"calibration  error {after} ({before} before it), on the {found['split']} photos"
     total = datetime.timedelta(seconds=round(summary["seconds"]))
-    yield f"time         {total} in all, {seconds:.1f} s an epoch"
+    yield f"time         {total} for its epochs, {seconds:.1f} s each"
     yield f"on           {summary['device']}"
     files = (escape_control(os.path.join(folder, name)) for name in summary["files"])
     yield "saved        " + "\n             ".join(files)
@@ -2179,7 +2181,7 @@ def tell(classifier):
     if least > 1:
         say("It abstains from all: no confidence was enough for so few errors in validation.")
     elif classifier.settings.unsure is not None:
-        rest = f"{percent(wrong)} were wrong, and it abstained from {percent(left)}"
+        rest = f"{100 * wrong:.2f} % were wrong, and it abstained from {percent(left)}"
         say(f"Below {percent(least)} it is unsure: of its other answers in validation {rest}.")
 
 

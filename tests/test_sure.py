@@ -177,7 +177,7 @@ def test_unsure_is_a_verdict_and_the_label_stays(colours, holiday, run, tmp_path
     assert code == 0
     confidence = f"{100 * rows[1]['confidence'] - 0.05:.1f} %"  # rounded down
     assert out.splitlines()[1] == f"unsure    {confidence}  {holiday / 'both.png'}  (dog?)"
-    told = "of its other answers in validation 0.0 % were wrong, and it abstained from 10.0 %"
+    told = "of its other answers in validation 0.00 % were wrong, and it abstained from 10.0 %"
     assert f"Below 90.0 % it is unsure: {told}." in err
     assert "3 files: 1 cat, 1 dog, 1 unsure, 0 unreadable" in err
     assert re.findall("<h2>(.*)</h2>", page.read_text()) == ["cat: 1", "dog: 1", "unsure: 1"]
