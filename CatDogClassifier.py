@@ -171,7 +171,7 @@ class Console:
     def warn(self, text):
         """A line that is printed in any case."""
         self.clear()
-        print(escape_control(text), file=sys.stderr, flush=True)
+        print(escape_control(text) + "\n", end="", file=sys.stderr, flush=True)  # in one write
 
     def bar(self, label, done, total, started, tail="", start=0):
         """Draw `label [###---] 42 %  0:01:07 left  tail`; `start` were done when it `started`."""
