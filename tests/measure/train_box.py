@@ -16,7 +16,8 @@ NPZ holds ImageNet's head on that base, which then has a say as well (Apache 2.0
 np.savez(NPZ, kernel=head["_fc.weight"].T, bias=head["_fc.bias"]): (1280, 1000) and (1000,).
 
 With --hold it learns from the other kinds only and is asked about these as well: how would it do on
-what is unlike all that it saw? --every learns from every so many-th photo: enough to compare.
+what is unlike all that it saw? --every learns from every so many-th photo: enough to compare; with
+both it is asked about the pets that it did not learn from as well, which are many.
 
 All pets of PHOTOS were squashed to 200 x 200 pixels: so that their source does not give them away,
 what comes from elsewhere is learned from both as it is and treated alike.
@@ -127,6 +128,19 @@ def photos_of(chosen, split):
         if not path.exists():
             sys.exit(f"{path} is missing. PHOTOS must hold cats and dogs from 0 to 7999")
     return found
+
+
+def left_out(chosen):
+    """The pets to train on that --every leaves out, as `photos_of` gives them."""
+    some, every = (
+        photos_of(argparse.Namespace(**vars(chosen) | {"every": step}), "train")
+        for step in (chosen.every, 1)
+    )
+    del every[chosen.neither.name]
+    return {
+        source: {label: sorted({*paths} - {*some[source][label]}) for label, paths in pets.items()}
+        for source, pets in every.items()
+    }
 
 
 def kinds_of(chosen, split):
@@ -477,7 +491,8 @@ def main(arguments=None):
         measure(weights, like, "validation, squashed")
         if chosen.hold:
             kinds = {kind: {"neither": of_kinds(chosen, [kind])} for kind in chosen.hold}
-            measure(weights, validation | kinds, "held out:")
+            pets = left_out(chosen) if chosen.every > 1 else {}
+            measure(weights, validation | pets | kinds, "held out:")
         if chosen.originals:
             compare_all(chosen.work, chosen.photos, chosen.originals, weights)
     if chosen.score:
