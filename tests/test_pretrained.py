@@ -45,7 +45,8 @@ def copy(tmp_path, monkeypatch, capsys):
 def test_before_any_training_it_answers_and_that_is_said_unless_it_was_named(copy):
     code, out, err = copy("-f", "photo.png")
     assert (code, out.split()[0]) == (0, "dog")
-    assert err == f"Answered by the net that came with the program, {SHIPPED.name}.\n"
+    told = f"Answered by the net for photographs that came with the program, {SHIPPED.name}.\n"
+    assert err == told
     code, out, err = copy("-f", "photo.png", "-q", "--json")
     assert (json.loads(out)["label"], err) == ("dog", "")
     assert copy.module.CatDogClassifier().predict("photo.png")[0].label == "dog"

@@ -1,7 +1,7 @@
 """Train the net that comes with the program; print the figures of its model card.
 
     python tests/measure/train_box.py PHOTOS PORTRAITS NEITHER BASE [--head NPZ] [--originals DIR]
-        [--seeds 0] [--work DIR] [--score] [--hold KIND ...] [--every 1]
+        [--seeds 0] [--work DIR] [--score] [--hold KIND ...] [--every 1] [--shipped]
 
 PHOTOS holds cat.0.jpg, dog.0.jpg, ... (Kaggle's layout). Of each class the numbers below 7000
 train, but for 4001-4100, which ORIGINALS has at their own sizes; 7000-7499 validate; 7500-7999
@@ -22,6 +22,9 @@ both it is asked about the pets that it did not learn from as well, which are ma
 All pets of PHOTOS were squashed to 200 x 200 pixels: so that their source does not give them away,
 what comes from elsewhere is learned from both as it is and treated alike.
 
+With --shipped nothing is trained: a copy of the net that comes with the program, DIR/shipped.h5, is
+calibrated anew and measured.
+
 Nets answer for the test photos with --score only, and test_photos.log says when that was; then the
 figures of calibration.py follow for the first net. DIR/seedN_box.h5, which says of itself how it
 was made and what it scored, and DIR/seedN.tflite can be put beside the program as
@@ -35,6 +38,7 @@ import functools
 import json
 import math
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +54,9 @@ from real_photos import REPO, call, classify, last_and_best
 
 from CatDogClassifier import (
     NEITHER,
+    PRETRAINED,
     RESUME_KEYS,
+    SHIPPED_LITERT,
     CatDogClassifier,
     Net,
     Predictor,
@@ -331,14 +337,17 @@ def write_box(weights, **more):
     write_file(box_of(weights), save_h5(net._replace(info={**net.info, "card": card}), "float16"))
 
 
-def quantise(chosen, weights):
-    """Write a net as LiteRT beside its weights, in 8 bits if as good; it answers from now on."""
+def quantise(chosen, weights, content=None):
+    """Write a net as LiteRT beside its weights, in 8 bits if as good; it answers from now on.
+
+    `content` is its LiteRT form, where it has one already.
+    """
     classifier = CatDogClassifier(weights=str(weights), quiet=True)
     classifier.load_weights()
     listed = list_split(chosen.work / "photos", "validation")
     photos = load_photos(listed, classifier.size, classifier.console)
     calibrate(keras_forward(classifier.model), classifier.info, {"validation": photos})
-    content = smallest_litert(classifier.net, print, *photos)
+    content = content or smallest_litert(classifier.net, print, *photos)
     forwards = keras_forward(classifier.model), litert_forward(content)
     exact, found = (Predictor(each, classifier.info)(photos[0]).argmax(1) for each in forwards)
     for name, answers in (("by Keras", exact), ("as LiteRT", found)):
@@ -352,6 +361,16 @@ def quantise(chosen, weights):
         litert_predictor(path, classifier.settings, lambda: content)
     weights.with_suffix(".tflite").write_bytes(content)
     print(f"{weights.name}: {len(content) / 1e6:.1f} MB as LiteRT, SHA-256 {digest(content)}")
+
+
+def copy_shipped(chosen):
+    """The weights file of a copy of the net that comes with the program, calibrated anew."""
+    weights = chosen.work / "shipped.h5"
+    shutil.copy(PRETRAINED, weights)
+    commit = known(weights)["card"]["commit"]
+    weights.with_suffix(".json").write_text(json.dumps({"commit": commit}))
+    quantise(chosen, weights, SHIPPED_LITERT.read_bytes())
+    return weights
 
 
 def train(chosen, seed, weights):
@@ -477,16 +496,19 @@ def main(arguments=None):
     parser.add_argument("--score", action="store_true")
     parser.add_argument("--hold", nargs="+", default=[])
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--shipped", action="store_true")
     chosen, flags = parser.parse_known_args(arguments)
     if unknown := set(chosen.hold) - kinds_of(chosen, "train"):
         sys.exit(f"{', '.join(unknown)}: no kinds that train")
     chosen.work.mkdir(parents=True, exist_ok=True)
-    nets = {seed: begin(chosen, seed, flags) for seed in chosen.seeds}
+    nets = {} if chosen.shipped else {s: begin(chosen, s, flags) for s in chosen.seeds}
     link_photos(chosen, chosen.work / "photos", ["train", "validation"])
     validation = photos_of(chosen, "validation")
     like = squashed(validation, chosen.work / "validation")
     for seed, weights in nets.items():
         train(chosen, seed, weights)
+    nets = nets or {None: copy_shipped(chosen)}
+    for weights in nets.values():
         measure(weights, validation, "validation")
         measure(weights, like, "validation, squashed")
         if chosen.hold:
@@ -498,7 +520,7 @@ def main(arguments=None):
     if chosen.score:
         for weights in nets.values():
             score(chosen, weights)
-        calibration.measure(chosen.photos, nets[chosen.seeds[0]], SPLITS["test"])
+        calibration.measure(chosen.photos, next(iter(nets.values())), SPLITS["test"])
 
 
 if __name__ == "__main__":
