@@ -1283,9 +1283,9 @@ class Predictor:
         self.forward, self.info, recipe = forward, info, info["recipe"]
         self.tta = recipe.get("recipe") == "best" and recipe.get("augment")
         self.margin = 0 if ARCHITECTURES[info["architecture"]].crop else 0.1  # of a side
-        # In a folder nine of ten photos show neither (odds change as shares: Saerens et al. 2002,
-        # Neural Computation 14, eq. 4), and one lost there counts twice (as costs do: Elkan 2001).
-        times = 9 * (len(info["classes"]) - 1) / 2  # the net learned from all classes alike
+        # A net that knows neither learned from all classes alike; nine of ten photos of a folder
+        # are of it. Odds change as shares do (Saerens et al. 2002, Neural Computation 14, eq. 4).
+        times = 9 * (len(info["classes"]) - 1)  # 0.9 to one of the others, which have 0.1 together
         self.odds = [times if name == NEITHER else 1 for name in info["classes"]]  # (K,)
 
     def __call__(self, photos, batch_size=64):
@@ -1298,7 +1298,7 @@ class Predictor:
                 second = self.look(self.closer(batch[doubtful]))
                 answers[doubtful] = (answers[doubtful] + second) / 2
             found.append(answers)
-        found = np.concatenate(found) * self.odds  # (N, K): as in a folder
+        found = np.concatenate(found) * self.odds  # (N, K): those of a folder
         return found / found.sum(axis=1, keepdims=True)
 
     def closer(self, photos):
