@@ -350,8 +350,8 @@ def test_answers_are_the_same_if_workers_and_nodes_die(times, cluster, holiday, 
         while not list((tmp_path / "answers").glob("*.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(rng.uniform(0, 1))
-        raylets = (each.all_processes["raylet"][0].process for each in cluster.list_all_nodes())
-        own = ",".join(str(process.pid) for process in raylets)
+        raylets = [each.all_processes["raylet"][0] for each in cluster.list_all_nodes()]
+        own = ",".join(str(raylet.process.pid) for raylet in raylets)
         subprocess.run(["pkill", "-9", "-P", own, "-f", "ray::(label|IDLE)"], check=True)
         cluster.remove_node(node, allow_graceful=False)
         out, _ = driver.communicate(timeout=120)
@@ -359,9 +359,7 @@ def test_answers_are_the_same_if_workers_and_nodes_die(times, cluster, holiday, 
         assert rows(tmp_path / "answers") == wanted
 
 
-def test_a_cluster_goes_on_after_its_driver_and_beside_a_deadly_photo(
-    cluster, label, holiday, colours, tmp_path
-):
+def test_a_cluster_outlives_driver_and_deadly_photo(cluster, label, holiday, colours, tmp_path):
     seen = tmp_path / "seen"
     (holiday / "a" / "2.png").write_bytes(DEADLY)
     share = f"EXECimport os; open({str(seen)!r}, 'a').write(f'{{os.cpu_count()}} ')"

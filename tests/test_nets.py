@@ -320,9 +320,7 @@ def test_base_weights_that_cannot_be_had_are_one_line(source, run, dataset, tmp_
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_base_is_not_resumed(
-    pretrained, dataset, tmp_path, run, monkeypatch, capsys
-):
+def test_another_base_is_no_way_to_resume(pretrained, dataset, tmp_path, run, monkeypatch, capsys):
     """A base without weights is random: what a head learned from one is no use to another."""
     at(monkeypatch, "on_train_batch_end", 2, ctrl_c)
     line = ["--dataset", dataset, "--weights", tmp_path / "net.h5", "--model", "features"]

@@ -164,9 +164,7 @@ FAILURES["full"] = OSError(errno.ENOSPC, "No space left"), CatDogError, r"net\.h
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 @pytest.mark.parametrize("how", FAILURES)
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    saver, tmp_path, monkeypatch, failing, how
-):
+def test_a_failed_write_leaves_the_old_file_alone(saver, tmp_path, monkeypatch, failing, how):
     error, wanted, words = FAILURES[how]
     monkeypatch.setattr(os, failing, mock.Mock(side_effect=error))
     before = tree(tmp_path)
