@@ -1273,17 +1273,15 @@ class Predictor:
     """What answers for a net: uint8 photos (N, S, S, 3) -> probabilities, float64 (N, K).
 
     `forward` gives the net's own outputs, float32 (N, 1) or (N, K), `info` is its metadata. Raises
-    CatDogError for what is no number. Test-time augmentation (TTA): below TTA_CONFIDENCE comes a
-    second look, at the enlarged middle in the mirror, as large as training by the recipe "best" has
-    shown it: the answer becomes the mean, or that of more pixels, where the net can take them.
+    CatDogError for what is no number. Test-time augmentation (TTA): an answer below TTA_CONFIDENCE
+    becomes the mean with that for its enlarged middle in the mirror, as large as training has shown
+    it, if that was by the recipe "best".
     """
 
     def __init__(self, forward, info):
         self.forward, self.info, recipe = forward, info, info["recipe"]
         self.tta = recipe.get("recipe") == "best" and recipe.get("augment")
         self.margin = 0 if ARCHITECTURES[info["architecture"]].crop else 0.1  # of a side
-        base = BASES.get(info.get("base"))
-        self.zoom = 9 / 7 if base and base.pooling else 1  # 288 pixels for 224, where any will do
         # A net that knows neither learned from all classes alike; nine of ten photos of a folder
         # are of it. Odds change as shares do (Saerens et al. 2002, Neural Computation 14, eq. 4).
         times = 9 * (len(info["classes"]) - 1)  # 0.9 to one of the others, which have 0.1 together
@@ -1297,17 +1295,17 @@ class Predictor:
             doubtful = answers.max(axis=1) < TTA_CONFIDENCE  # (B,)
             if self.tta and doubtful.any():
                 second = self.look(self.closer(batch[doubtful]))
-                answers[doubtful] = second if self.zoom > 1 else (answers[doubtful] + second) / 2
+                answers[doubtful] = (answers[doubtful] + second) / 2
             found.append(answers)
         found = np.concatenate(found) * self.odds  # (N, K): those of a folder
         return found / found.sum(axis=1, keepdims=True)
 
     def closer(self, photos):
-        """The middle of photos in the mirror, at the same size or at one of more pixels."""
-        size, shown = photos.shape[1], (round(photos.shape[1] * self.zoom),) * 2
+        """The middle of photos in the mirror, at the same size."""
+        size = photos.shape[1]
         first, last = round(size * self.margin), round(size * (1 - self.margin))  # pixels
         cuts = (Image.fromarray(photo[first:last, first:last][:, ::-1]) for photo in photos)
-        return np.stack([cut.resize(shown, Image.Resampling.BILINEAR) for cut in cuts])
+        return np.stack([cut.resize((size, size), Image.Resampling.BILINEAR) for cut in cuts])
 
     def look(self, photos):
         """The answers for photos (B, S, S, 3) at one look: float64 (B, K)."""
@@ -1335,8 +1333,6 @@ def litert_forward(content):
 
     def answer(interpreter, photos):
         found = []
-        interpreter.resize_tensor_input(given["index"], (1, *photos.shape[1:]))
-        interpreter.allocate_tensors()  # as second looks see more pixels
         for photo in photos:
             interpreter.set_tensor(given["index"], photo[None])
             interpreter.invoke()
@@ -1384,7 +1380,8 @@ def calibrate(forward, info, splits):
 # ==================================================================================================
 # 10. The weights file: a net and its metadata, saved and loaded together
 
-MAX_ITEMS, MAX_DEPTH, MAX_TEXTS, MAX_TEXT = 10_000, 9, 512, 65_536  # of weights files; bytes
+MAX_ITEMS, MAX_DEPTH = 10_000, 9  # of a weights file
+MAX_TEXT, MAX_TEXTS = 65_536, 512  # bytes of a text in it, texts in a list
 # The shipped net as LiteRT answers by it; nothing else is run but what was derived on this machine.
 SHIPPED_LITERT, SHIPPED_RUN = PRETRAINED.with_suffix(".tflite"), "1bda7d36415bd4a3"
 LITERT_DIGEST = "bc0b8ac56e1f609f5906cc2fa7b71f2f35ff074439a03c44ce0edb1edddad53c"
@@ -2163,8 +2160,9 @@ def train(classifier, arguments):
     classifier.train()
     summary, folder = classifier.info["summary"], os.path.dirname(classifier.settings.weights)
     emit(arguments, summary, "\n".join(summary_lines(summary, folder)))
-    why, failed = summary["stop_reason"], len(summary["files"]) < 5
-    return 130 if why == "interrupted" else int(why == "diverged" or failed)
+    if summary["stop_reason"] == "interrupted":
+        return 130
+    return int(summary["stop_reason"] == "diverged" or len(summary["files"]) < 5)
 
 
 def tell(classifier):
