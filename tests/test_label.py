@@ -308,8 +308,7 @@ def test_an_object_that_cannot_be_had_is_a_row(bucket, label, tmp_path, monkeypa
         return usual(self, request, url, headers)
 
     monkeypatch.setattr(responses, "key_response", answer)
-    bad = [f"s3://pets{name}" for name in ("/none.png", "/b/1.png", "", "/\udcff")]
-    bad += ["none://a/b.png"]
+    bad = ["none://a/b.png", *map("s3://pets{}".format, ("/none.png", "/b/1.png", "", "/\udcff"))]
     (tmp_path / "list.txt").write_bytes(os.fsencode("\n".join(["s3://pets/a/0.png", *bad])))
     assert label("list.txt", "answers", part=9, env=bucket)[::2] == (1, "")
     there, *others = rows(tmp_path / "answers")

@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -154,6 +155,13 @@ def test_its_form_without_tensorflow_is_the_one_that_the_program_knows_and_answe
     rows = CatDogClassifier(weights=str(SHIPPED)).predict(photos)
     exact = [np.argmax(shares) for shares in GOLDEN["originals"].values()]
     assert [("cat", "dog", "neither").index(row.label) for row in rows] == exact
+
+
+def test_one_that_only_claims_to_be_it_is_refused(tmp_path, run):
+    with h5py.File(shutil.copy(SHIPPED, tmp_path / "net.h5"), "a") as file:
+        about = json.loads(file.attrs["catdogclassifier"]) | {"temperature": 2.0}
+        file.attrs["catdogclassifier"] = np.bytes_(json.dumps(about).encode())
+    assert "changed" in refusal(run("-f", "x.jpg", "--weights", tmp_path / "net.h5"))
 
 
 @pytest.mark.parametrize(("folder", "count"), [("dataset/test", 24), ("originals", 40)])

@@ -28,7 +28,7 @@ calibrated anew and measured.
 Nets answer for the test photos with --score only, and test_photos.log says when that was; then the
 figures of calibration.py follow for the first net. DIR/seedN_box.h5, which says of itself how it
 was made and what it scored, and DIR/seedN.tflite can be put beside the program as
-CatDogClassifier_pretrained.h5 and .tflite, whose digest the program has to know.
+CatDogClassifier_pretrained.h5 and .tflite, whose digests, printed, the program has to know.
 """
 
 import argparse
@@ -334,7 +334,11 @@ def write_box(weights, **more):
     card |= {"photos": "Dogs vs. Cats (Kaggle, from Microsoft Asirra), portraits, Caltech-101"}
     card |= {"numbers": "below 7000 but for 4001-4100", "validation": "7000-7499", **more}
     net = load_net(weights, Settings())
-    write_file(box_of(weights), save_h5(net._replace(info={**net.info, "card": card}), "float16"))
+    info = {**net.info, "card": card}
+    write_file(box_of(weights), save_h5(net._replace(info=info), "float16"))
+    print(
+        f"{box_of(weights).name}: what it says of itself, SHA-256 {digest(json.dumps(info))[:16]}"
+    )
 
 
 def quantise(chosen, weights, content=None):
