@@ -44,7 +44,6 @@ import tempfile
 import threading
 import time
 import warnings
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
@@ -204,7 +203,7 @@ class Console:
 class Lazy:
     """A library that is imported when it is first used: -h and a typo need none."""
 
-    fix = "pip install -r requirements.txt (only to classify: numpy pillow h5py ai-edge-litert)"
+    fix = "pip install -r requirements.txt (only to classify: numpy pillow ai-edge-litert)"
 
     def __init__(self, name, fix=fix):
         self.name, self.fix = name, fix
@@ -221,8 +220,8 @@ class Lazy:
 
 
 np, Image, ImageOps = Lazy("numpy"), Lazy("PIL.Image"), Lazy("PIL.ImageOps")
-tf, h5py, urls = Lazy("tensorflow"), Lazy("h5py"), Lazy("urllib.parse")
-keras, layers, ops = Lazy("keras"), Lazy("keras.layers"), Lazy("keras.ops")
+urls, zipfile, h5py = Lazy("urllib.parse"), Lazy("zipfile"), Lazy("h5py", "pip install h5py")
+tf, keras, layers, ops = map(Lazy, ("tensorflow", "keras", "keras.layers", "keras.ops"))
 matplotlib, matplotlib_figure = Lazy("matplotlib"), Lazy("matplotlib.figure")
 litert = Lazy("ai_edge_litert.interpreter", "pip install ai-edge-litert")  # extras
 onnx = Lazy("onnx", "pip install onnx tf2onnx onnxruntime")
@@ -338,7 +337,6 @@ BASES = {
     "mobilenet-0.75": Base("mobilenet", "MobileNet", 224, "avg", "conv_dw_12", {"alpha": 0.75}),
     "mobilenet-0.25": Base("mobilenet", "MobileNet", 224, "avg", "conv_dw_12", {"alpha": 0.25}),
     "mobilenet_v2": Base("mobilenet_v2", "MobileNetV2", 224, "avg", "block_13_expand"),
-    "resnet50": Base("resnet50", "ResNet50", 224, "avg", "conv5_block1_1_conv"),
     "efficientnet-lite0": Base(None, efficientnet_lite0, 224, "avg", "block6_0_wide_conv"),
 }
 
@@ -818,10 +816,9 @@ def draw_changes(rng, photos, augment):
 def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, steps=0, side=None):
     """A tf.data.Dataset of (float32 (B, S, S, 3) in 0..1, labels); the last batch may be smaller.
 
-    Labels are (B, 1), 0 or 1, or one-hot (B, classes). Where classes are unequal a third part, the
-    weights (B, 1), has all count the same. Features, not uint8, pass as they are. A numpy
-    Generator shuffles anew in each pass and augments; all that is random comes from it, in order.
-    `steps` of an epoch, 0 for one pass; `side` of augmented photos in pixels, where that is not S.
+    Labels are (B, 1), 0 or 1, or one-hot (B, classes); where classes are unequal a third part, the
+    weights (B, 1), has all count the same. Features, not uint8, pass as they are. A numpy Generator
+    shuffles anew in each pass and augments. `steps` of an epoch, 0: one pass; `side`: not S pixels.
     """
     wanted, count = steps * batch_size or len(photos), len(photos)
     counts = np.bincount(labels[:, 0].astype(int), minlength=classes)  # (K,)
@@ -1172,8 +1169,8 @@ def wilson(correct, total, z=1.959964):
     """The 95 % confidence interval of a share, (low, high), 0..1 (E. B. Wilson, JASA 22, 1927)."""
     share, weight = correct / total, z * z / total
     half = z * math.sqrt(share * (1 - share) / total + weight / (4 * total))
-    ends = ((share + weight / 2 + side) / (1 + weight) for side in (-half, half))
-    return tuple(min(max(end, 0.0), 1.0) for end in ends)
+    ends = (np.array([share - half, share + half]) + weight / 2) / (1 + weight)
+    return tuple(ends.clip(0, 1).tolist())
 
 
 def classification_scores(probabilities, labels):
@@ -1202,19 +1199,16 @@ def precision_recall(probabilities, labels):
     for axis, kind in enumerate(("precision", "recall")):
         pairs = zip(table.diagonal().tolist(), table.sum(axis=axis).tolist(), strict=True)
         found[kind] = [right / count if count else None for right, count in pairs]
-    known = [share for share in found["recall"] if share is not None]
-    return found | {"balanced_accuracy": sum(known) / len(known)}
+    return found | {"balanced_accuracy": float(np.nanmean(np.array(found["recall"], float)))}
 
 
 def apply_temperature(probabilities, temperature):
     """Probabilities (N, K) whose logits are divided by a temperature: above 1 less confident."""
     # Nets are right less often than their confidence says; one number, fitted on photos that they
     # have not learned from, mends most of that (Guo et al. 2017, arXiv:1706.04599).
-    if temperature == 1:
-        return probabilities
     logits = np.log(probabilities.clip(1e-7, 1)) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return probabilities if temperature == 1 else powers / powers.sum(axis=1, keepdims=True)
 
 
 def fit_temperature(probabilities, labels, low=0.05, high=20.0):
@@ -1383,7 +1377,7 @@ def calibrate(forward, info, splits):
 MAX_ITEMS, MAX_DEPTH = 10_000, 9  # of a weights file
 MAX_TEXT, MAX_TEXTS = 65_536, 512  # bytes of a text in it, texts in a list
 # The shipped net as LiteRT answers by it; nothing else is run but what was derived on this machine.
-SHIPPED_LITERT, SHIPPED_INFO = PRETRAINED.with_suffix(".tflite"), "41f4542d7ddd444c"  # a digest
+SHIPPED_LITERT, SHIPPED_INFO = PRETRAINED.with_suffix(".tflite"), (10201, "41f4542d7ddd444c")
 LITERT_DIGEST = "bc0b8ac56e1f609f5906cc2fa7b71f2f35ff074439a03c44ce0edb1edddad53c"
 Net = collections.namedtuple("Net", "model info")  # a Keras model and its metadata, see `new_info`
 
@@ -1465,12 +1459,22 @@ def open_h5(path, limit=1_000_000_000):
         raise CatDogError(problem, "Train anew, or name another --weights") from None
 
 
+def shipped_info(path):
+    """The metadata of the net that comes with the program, if a weights file has them; or None."""
+    length, known = SHIPPED_INFO  # read without h5py, whose import takes as long as an answer
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        text = b"{" + file.read(MAX_TEXT).partition(b"{")[2][: length - 1]
+        return json.loads(text) if digest(text)[:16] == known else None  # to the letter
+
+
 def read_metadata(path, settings):
     """What a weights file says of its net; nothing: one of these settings. Raises CatDogError."""
     if not os.path.exists(path):
         flags = f"--dataset {shlex.quote(settings.dataset)} --weights {shlex.quote(str(path))}"
         fix = f"Train first: python CatDogClassifier.py {flags}, or name others"
         raise CatDogError(f"there are no weights at {path}", fix)
+    if known := shipped_info(path):
+        return known
     with open_h5(path) as file:
         text = (read_texts(file, "catdogclassifier") or [b"{}"])[0]
         info = new_info(settings, ARCHITECTURES[settings.model].classes, run="") | json.loads(text)
@@ -1616,8 +1620,7 @@ def litert_predictor(path, settings, derive=None):
     try:
         info, cache = read_metadata(path, settings), cache_folder()
         settings = matching_settings(settings, info, path)
-        shipped = digest(json.dumps(info))[:16] == SHIPPED_INFO  # to the letter
-        if shipped and settings.precision == "auto" and SHIPPED_LITERT.exists():
+        if settings.precision == "auto" and shipped_info(path) and SHIPPED_LITERT.exists():
             found = SHIPPED_LITERT.read_bytes()
             if digest(found) == LITERT_DIGEST:  # nobody changed it
                 return Predictor(litert_forward(found), info)
@@ -1788,8 +1791,7 @@ def tile(pictures, columns=16, gap=1):
 
 def overlay_heatmap(photo, heat, strength=0.4):
     """A photo, uint8 (H, W, 3), and beside it the same under a heatmap (h, w), 0 blue to 1 red."""
-    size = photo.shape[1::-1]
-    grown = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    grown = Image.fromarray(heat).resize(photo.shape[1::-1], Image.Resampling.BICUBIC)
     colours = matplotlib.colormaps["turbo"](np.clip(grown, 0, 1))[..., :3] * 255  # (H, W, 3)
     warm = np.rint((1 - strength) * photo + strength * colours).astype(np.uint8)
     return tile(np.stack([photo, warm]), columns=2, gap=8)
@@ -2192,8 +2194,6 @@ def photo_paths(sources):
         elif source != "-":
             yield source
         elif sys.stdin:
-            if sys.stdin.isatty():
-                print("Type the paths of photos, one a line; Ctrl-D ends.", file=sys.stderr)
             lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
             yield from map(os.fsdecode, filter(None, lines))  # whatever bytes the file system has
 

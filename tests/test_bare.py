@@ -1,4 +1,4 @@
-"""With numpy, Pillow, h5py and ai-edge-litert alone, no TensorFlow, photos are classified."""
+"""With numpy, Pillow and ai-edge-litert alone, no TensorFlow, photos are classified."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from conftest import PROGRAM, REPO, python
 pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
 PHOTOS = REPO / "dataset" / "test"
 ABSENT = """import sys
-for name in ("tensorflow", "keras", "matplotlib"):
+for name in ("tensorflow", "keras", "matplotlib", "h5py"):
     sys.modules[name] = None
 """
 
@@ -33,8 +33,7 @@ def bare(tmp_path):
 def test_photos_and_folders_are_classified_listed_sorted_and_shown(bare, tmp_path):
     photos = [PHOTOS / "cat" / "000.jpg", PHOTOS / "dog" / "002.jpg"]
     code, out, err = bare("-f", *photos)
-    assert (code, len(out.splitlines())) == (0, 2)
-    assert "CatDogClassifier_pretrained.h5" in err
+    assert (code, len(out.splitlines()), "CatDogClassifier_pretrained.h5" in err) == (0, 2, True)
     code, out, err = bare("-d", PHOTOS, "--json", "--sort-into", "sorted", "--report", "page.html")
     rows = [json.loads(line) for line in out.splitlines()]
     assert (code, len(rows), {row["error"] for row in rows}) == (0, 101, {None})
@@ -48,9 +47,11 @@ def test_photos_and_folders_are_classified_listed_sorted_and_shown(bare, tmp_pat
 @pytest.mark.parametrize(
     "line",
     [["--dataset", str(REPO / "dataset")], ["--explain", str(PHOTOS / "cat" / "000.jpg")]]
-    + [["-d", str(PHOTOS), "--precision", "float32"], ["--export", "x.onnx"]],
+    + [["-d", str(PHOTOS), "--precision", "float32"], ["--export", "x.onnx"]]
+    + [["-f", "x.jpg", "--weights", str(PROGRAM)]],  # a net of one's own, it may be
 )
-def test_what_needs_tensorflow_says_so_in_one_line(bare, line):
+def test_what_needs_more_says_so_in_one_line(bare, line):
     code, out, err = bare(*line, "-q")
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert "tensorflow is not installed. Run: pip install -r requirements.txt" in err
+    missing = ("h5py", "h5py") if "--weights" in line else ("tensorflow", "-r requirements.txt")
+    assert "{} is not installed. Run: pip install {}".format(*missing) in err

@@ -371,11 +371,14 @@ def import_tensorflow(options):
 
 def one_photo(options, litert=False):
     """-f with one photo."""
-    call = ["-f", next(program.list_photos(options.originals))]
-    call += ["--weights", str(options.work / "net.h5")]
-    hide = "" if litert else "p.find_spec = lambda name: None; "
+    call = ["-f", next(program.list_photos(options.originals)), "--weights"]
+    if litert:  # with the net that comes with the program
+        call = [REPO / "CatDogClassifier.py", *call, program.PRETRAINED]
+        return seconds(call, options.repeats)
+    call.append(str(options.work / "net.h5"))
     start = f"import sys; sys.path.insert(0, {str(REPO)!r}); import CatDogClassifier as p; "
-    return seconds(["-c", f"{start}{hide}sys.exit(p.main({call!r}))"], options.repeats)
+    start += "p.find_spec = lambda name: None; "
+    return seconds(["-c", f"{start}sys.exit(p.main({call!r}))"], options.repeats)
 
 
 def help_and_typos(options):

@@ -336,9 +336,8 @@ def write_box(weights, **more):
     net = load_net(weights, Settings())
     info = {**net.info, "card": card}
     write_file(box_of(weights), save_h5(net._replace(info=info), "float16"))
-    print(
-        f"{box_of(weights).name}: what it says of itself, SHA-256 {digest(json.dumps(info))[:16]}"
-    )
+    said = json.dumps(info)
+    print(f"{box_of(weights).name}: metadata: {len(said)} bytes, SHA-256 {digest(said)[:16]}")
 
 
 def quantise(chosen, weights, content=None):
