@@ -2236,7 +2236,7 @@ def print_row(row, arguments, console, classes, target):
         console.warn(f"{row.path}: {row.error}")
     else:
         text = "" if row.error else answer_line(row, f"  -> {target}" if target else "")
-        emit(arguments, asdict(row) | ({"copy": target} if target else {}), text)
+        emit(arguments, asdict(row) | ({"copy": target} if arguments.sort_into else {}), text)
 
 
 def copy_photo(row, folder):

@@ -238,7 +238,7 @@ def test_photos_are_copied_by_verdict_and_the_source_stays_as_it_is(sort, holida
     assert tree(holiday) == before
     _, out, err = sort(target, "--unsure", 0.02, "--json")  # once more: nothing is copied twice
     assert f"{target}: 0 copied, 6 there already" in err
-    copies = {row["path"]: row.get("copy") for row in map(json.loads, out.splitlines())}
+    copies = {row["path"]: row["copy"] for row in map(json.loads, out.splitlines())}
     assert copies[str(holiday / "day 3" / "red.png")] == str(target / "dog" / "red.png")
     assert copies[str(holiday / "broken.jpg")] is None and len(tree(target)) == 4
 
