@@ -327,12 +327,13 @@ def cluster(trap, monkeypatch):
     utils = pytest.importorskip("ray.cluster_utils", reason="pip install ray")
     monkeypatch.setenv("PYTHONPATH", trap["PYTHONPATH"])  # of the workers
     with tempfile.TemporaryDirectory(prefix="ray") as place:  # a short path: sockets lie there
+        monkeypatch.setenv("RAY_TMPDIR", place)
+        os.mkdir(os.path.join(place, "ray"))  # where Ray keeps the address of a cluster
         own, add = functools.partial(tempfile.mkdtemp, dir=place), utils.Cluster.add_node
         one = lambda self: add(self, num_cpus=1, temp_dir=own())  # noqa: E731
         monkeypatch.setattr(utils.Cluster, "add_node", one)
         nodes = utils.Cluster()
-        nodes.add_node()
-        nodes.add_node()
+        nodes.add_node(), nodes.add_node()
         yield nodes
         nodes.shutdown()
 
