@@ -381,10 +381,9 @@ def imagenet(size, classes, base):
 # the recipe, `settings` in both, `tutorial` and `best` in one; `size`: side of its photos (on a
 # base, the base decides); `transfer`: a base is "frozen", or its "features" are computed once, or
 # its "last block" is trained, after the head; `crop`: the side of augmented photos, where smaller,
-# as crops show things larger than whole photos do (Touvron et al. 2019, arXiv:1906.06423);
-# `glance`: the side at which it sees photos first, where it is sure of most of them then already.
-COLUMNS = "build about settings tutorial best size classes transfer crop glance"
-DEFAULTS = [{}, {}, {}, 150, ("cat", "dog"), None, None, None]
+# as crops show things larger than whole photos do (Touvron et al. 2019, arXiv:1906.06423).
+COLUMNS = "build about settings tutorial best size classes transfer crop"
+DEFAULTS = [{}, {}, {}, 150, ("cat", "dog"), None, None]
 Architecture = collections.namedtuple("Architecture", COLUMNS, defaults=DEFAULTS)
 net_of = functools.partial  # a builder, some of its arguments chosen
 FIVE = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initializer="he_normal")
@@ -410,7 +409,7 @@ ARCHITECTURES = {
     "frozen": Architecture(TOP, "a base before the head: slow", STEPS | SLOWER, transfer="frozen"),
     "finetune_plain": Architecture(TOP, "its end learns too", PLAIN | SLOWEST | B20 | LONG, **LAST),
     "finetune": Architecture(HEAD, "all of it learns, slowly", {}, OLD_WAY, NEW_WAY, **LAST),
-    "witness": Architecture(WITNESS, "the shipped one", {}, OLD_WAY, NEW_WAY, **LAST, glance=160),
+    "witness": Architecture(WITNESS, "as the net that is shipped", {}, OLD_WAY, NEW_WAY, **LAST),
     "imagenet": Architecture(imagenet, "a base as it is, 1,000 classes", size=224, classes=NUMBERS),
     "happy": Architecture(happy_faces, "happy faces", PLAIN | B50 | {"epochs": 40}, ADAM, size=64),
     "mnist": Architecture(DIGITS, "28 x 28 grey digits", PLAIN | B64 | {"epochs": 5}, **GREY),
@@ -1260,7 +1259,7 @@ def confidence_threshold(curve, risk):
 # ==================================================================================================
 # 9. Prediction: photos in, probabilities out, by Keras or LiteRT
 
-TTA_CONFIDENCE, GLANCE_CONFIDENCE = 0.95, 0.999  # below it a second look pays, an exact one
+TTA_CONFIDENCE = 0.95  # below it a second look pays
 NEITHER = "neither"  # a class of photos that show nothing of the other ones
 
 
@@ -1268,18 +1267,15 @@ class Predictor:
     """What answers for a net: uint8 photos (N, S, S, 3) -> probabilities, float64 (N, K).
 
     `forward` gives the net's own outputs, float32 (N, 1) or (N, K), `info` is its metadata. Raises
-    CatDogError for what is no number. In 8 bits a net with a `glance` sees photos smaller first, in
-    half the time, and those as they are of which it is not sure then. Test-time augmentation (TTA):
-    an answer below TTA_CONFIDENCE becomes the mean with that for the enlarged middle in the mirror,
-    as large as training has shown it, if that was by the recipe "best".
+    CatDogError for what is no number. Test-time augmentation (TTA): an answer below TTA_CONFIDENCE
+    becomes the mean with that for its enlarged middle in the mirror, as large as training has shown
+    it, if that was by the recipe "best".
     """
 
     def __init__(self, forward, info):
         self.forward, self.info, recipe = forward, info, info["recipe"]
         self.tta = recipe.get("recipe") == "best" and recipe.get("augment")
-        kind = ARCHITECTURES[info["architecture"]]
-        self.margin = 0 if kind.crop else 0.1  # of a side
-        self.glance = self.tta and getattr(forward, "any_size", False) and kind.glance  # pixels
+        self.margin = 0 if ARCHITECTURES[info["architecture"]].crop else 0.1  # of a side
         # A net that knows neither learned from all classes alike; nine of ten photos of a folder
         # are of it. Odds change as shares do (Saerens et al. 2002, Neural Computation 14, eq. 4).
         times = 9 * (len(info["classes"]) - 1)  # 0.9 to one of the others, which have 0.1 together
@@ -1289,22 +1285,14 @@ class Predictor:
         found = [np.empty((0, len(self.info["classes"])))]
         for start in range(0, len(photos), batch_size):  # so that memory stays small
             batch = np.asarray(photos[start : start + batch_size])
-            answers = self.look(self.smaller(batch) if self.glance else batch)
-            doubtful = answers.max(axis=1) < GLANCE_CONFIDENCE  # (B,)
-            if self.glance and doubtful.any():
-                answers[doubtful] = self.look(batch[doubtful])
-            doubtful = answers.max(axis=1) < TTA_CONFIDENCE
+            answers = self.look(batch)
+            doubtful = answers.max(axis=1) < TTA_CONFIDENCE  # (B,)
             if self.tta and doubtful.any():
                 second = self.look(self.closer(batch[doubtful]))
                 answers[doubtful] = (answers[doubtful] + second) / 2
             found.append(answers)
         found = np.concatenate(found) * self.odds  # (N, K): those of a folder
         return found / found.sum(axis=1, keepdims=True)
-
-    def smaller(self, photos):
-        """Photos at a glance, the nearest of their pixels: as good as means, and quicker."""
-        places = (2 * np.arange(self.glance) + 1) * photos.shape[1] // (2 * self.glance)
-        return photos.take(places, axis=1).take(places, axis=2)  # (B, 160, 160, 3)
 
     def closer(self, photos):
         """The middle of photos in the mirror, at the same size."""
@@ -1339,8 +1327,6 @@ def litert_forward(content):
 
     def answer(interpreter, photos):
         found = []
-        interpreter.resize_tensor_input(given["index"], photos[:1].shape)  # 0.4 ms, if it changes
-        interpreter.allocate_tensors()
         for photo in photos:
             interpreter.set_tensor(given["index"], photo[None])
             interpreter.invoke()
@@ -1362,7 +1348,7 @@ def litert_forward(content):
     cores, interpreters = os.cpu_count(), [start()]
     pool = ThreadPoolExecutor(cores)
     (given,), (wanted,) = interpreters[0].get_input_details(), interpreters[0].get_output_details()
-    forward.any_size = quantized = given["dtype"] is np.uint8  # its outputs are logits
+    quantized = given["dtype"] is np.uint8  # its outputs are logits
     return forward
 
 
