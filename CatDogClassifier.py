@@ -109,7 +109,6 @@ class Settings:
 
 def escape_control(text):
     """The text on one line, control characters and undecodable bytes of a name as escapes."""
-    # What could forge a line, act on a terminal or turn text around, and bytes that are no text.
     control = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
     return re.sub(control, lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
@@ -1377,7 +1376,8 @@ def calibrate(forward, info, splits):
 MAX_ITEMS, MAX_DEPTH = 10_000, 9  # of a weights file
 MAX_TEXT, MAX_TEXTS = 65_536, 512  # bytes of a text in it, texts in a list
 # The shipped net as LiteRT answers by it; nothing else is run but what was derived on this machine.
-SHIPPED_LITERT, SHIPPED_INFO = PRETRAINED.with_suffix(".tflite"), (10201, "41f4542d7ddd444c")
+SHIPPED_LITERT = PRETRAINED.with_suffix(".tflite")
+SHIPPED_INFO = 10_411_138, 11_081, "aaa5f698fabfff63"  # bytes of its file, of its head, a digest
 LITERT_DIGEST = "bc0b8ac56e1f609f5906cc2fa7b71f2f35ff074439a03c44ce0edb1edddad53c"
 Net = collections.namedtuple("Net", "model info")  # a Keras model and its metadata, see `new_info`
 
@@ -1461,10 +1461,11 @@ def open_h5(path, limit=1_000_000_000):
 
 def shipped_info(path):
     """The metadata of the net that comes with the program, if a weights file has them; or None."""
-    length, known = SHIPPED_INFO  # read without h5py, whose import takes as long as an answer
-    with contextlib.suppress(OSError), open_regular(path) as file:
-        text = b"{" + file.read(MAX_TEXT).partition(b"{")[2][: length - 1]
-        return json.loads(text) if digest(text)[:16] == known else None  # to the letter
+    size, end, known = SHIPPED_INFO  # read without h5py, whose import takes as long as an answer
+    with contextlib.suppress(OSError), open_regular(path, size) as file:
+        head = file.read(end)  # up to the end of the metadata, to the letter
+        same = file.seek(0, os.SEEK_END) == size and digest(head)[:16] == known
+        return json.loads(head[head.find(b"{") :]) if same else None
 
 
 def read_metadata(path, settings):
@@ -1620,7 +1621,7 @@ def litert_predictor(path, settings, derive=None):
     try:
         info, cache = read_metadata(path, settings), cache_folder()
         settings = matching_settings(settings, info, path)
-        if settings.precision == "auto" and shipped_info(path) and SHIPPED_LITERT.exists():
+        if settings.precision == "auto" and info == shipped_info(path) and SHIPPED_LITERT.exists():
             found = SHIPPED_LITERT.read_bytes()
             if digest(found) == LITERT_DIGEST:  # nobody changed it
                 return Predictor(litert_forward(found), info)

@@ -162,6 +162,8 @@ def test_one_that_only_claims_to_be_it_is_refused(tmp_path, run):
         about = json.loads(file.attrs["catdogclassifier"]) | {"temperature": 2.0}
         file.attrs["catdogclassifier"] = np.bytes_(json.dumps(about).encode())
     assert "changed" in refusal(run("-f", "x.jpg", "--weights", tmp_path / "net.h5"))
+    (tmp_path / "half.h5").write_bytes(SHIPPED.read_bytes()[:5_000_000])
+    assert "truncated" in refusal(run("-f", "x.jpg", "--weights", tmp_path / "half.h5"))
 
 
 @pytest.mark.parametrize(("folder", "count"), [("dataset/test", 24), ("originals", 40)])

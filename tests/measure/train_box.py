@@ -335,9 +335,11 @@ def write_box(weights, **more):
     card |= {"numbers": "below 7000 but for 4001-4100", "validation": "7000-7499", **more}
     net = load_net(weights, Settings())
     info = {**net.info, "card": card}
-    write_file(box_of(weights), save_h5(net._replace(info=info), "float16"))
-    said = json.dumps(info)
-    print(f"{box_of(weights).name}: metadata: {len(said)} bytes, SHA-256 {digest(said)[:16]}")
+    content, said = save_h5(net._replace(info=info), "float16"), json.dumps(info).encode()
+    write_file(box_of(weights), content)
+    end = content.index(said) + len(said)
+    head = digest(content[:end])[:16]
+    print(f"{box_of(weights).name}: {len(content)} bytes, SHA-256 of the first {end}: {head}")
 
 
 def quantise(chosen, weights, content=None):
