@@ -817,7 +817,7 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
 
     Labels are (B, 1), 0 or 1, or one-hot (B, classes); where classes are unequal a third part, the
     weights (B, 1), has all count the same. Features, not uint8, pass as they are. A numpy Generator
-    shuffles anew in each pass and augments. `steps` of an epoch, 0: one pass; `side`: not S pixels.
+    shuffles anew in each pass and augments. `steps` of an epoch, 0: one pass; `side` if not S.
     """
     wanted, count = steps * batch_size or len(photos), len(photos)
     counts = np.bincount(labels[:, 0].astype(int), minlength=classes)  # (K,)
