@@ -225,7 +225,7 @@ def pretrained(tmp_path_factory):
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["vgg16", SMALL, *slow("mobilenet_v2")])
+@pytest.mark.parametrize("name", ["vgg16", SMALL])
 def test_a_base_sees_the_pixels_that_its_authors_trained_it_on(name):
     """An independent truth: the net of keras.applications after its own preprocess_input."""
     kind = BASES[name]

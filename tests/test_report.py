@@ -87,7 +87,6 @@ def test_scores_come_with_the_most_confident_mistakes(colours, run, tmp_path):
     scores = json.loads(run("--evaluate", *data, "--json")[1])
     assert (scores["dataset"], scores["split"]) == (str(tmp_path), "test")
     assert (scores["correct"], scores["confusion"]) == (3, [[1, 2], [0, 2]])
-    assert scores["balanced_accuracy"] == pytest.approx(2 / 3)
 
 
 def test_a_report_replaces_an_earlier_one_and_nothing_else(folder, colours, run):
