@@ -377,11 +377,11 @@ def imagenet(size, classes, base):
 
 # A net of the ladder: `build(size, classes, base)` makes it; how training differs from the recipe,
 # `settings` in both, `tutorial` and `best` in one; `size`: side of its photos (on a base, the base
-# decides), `glance`: at which it is sure of most already; `transfer`: a base is "frozen", or its
-# "features" are computed once, or its "last block" is trained, after the head; `crop`: the side of
-# augmented photos, if less: crops show things larger (Touvron et al. 2019, arXiv:1906.06423).
-COLUMNS = "build about settings tutorial best size classes transfer crop glance"
-DEFAULTS = [{}, {}, {}, 150, ("cat", "dog"), None, None, None]
+# decides); `transfer`: a base is "frozen", or its "features" are computed once, or its "last block"
+# is trained, after the head; `crop`: side of augmented photos, if less, as crops show things larger
+# (Touvron et al. 2019, arXiv:1906.06423); `margins` of closer looks, `sides` of glances and these.
+COLUMNS = "build about settings tutorial best size classes transfer crop margins sides"
+DEFAULTS = [{}, {}, {}, 150, ("cat", "dog"), None, None, (0.1,), (None, None)]
 Architecture = collections.namedtuple("Architecture", COLUMNS, defaults=DEFAULTS)
 net_of = functools.partial  # a builder, some of its arguments chosen
 FIVE = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initializer="he_normal")
@@ -393,7 +393,8 @@ PLAIN, STEPS, LONG = {"augment": False}, {"steps": 100}, {"epochs": 100}
 SLOW, SLOWER, SLOWEST = ({"learning_rate": rate} for rate in (1e-4, 2e-5, 1e-5))
 B20, B50, B64 = ({"batch_size": count} for count in (20, 50, 64))
 ONCE, LAST = {"transfer": "features"}, {"transfer": "last block"}
-LARGER = {"best": {"learning_rate": 0.002}, "size": 160, "crop": 112}
+LARGER = {"best": {"learning_rate": 0.002}, "size": 160, "crop": 112, "margins": (0,)}
+LOOKS = LAST | {"margins": (0.1, 0.15), "sides": (160, 288)}
 NUMBERS = tuple(map(str, range(1000)))  # classes whose names no weights file tells
 GREY, SIX = {"size": 28, "classes": NUMBERS[:10]}, {"size": 64, "classes": NUMBERS[:6]}
 ADAM, OLD_WAY = {"optimizer": "adam"}, STEPS | SLOWEST | LONG
@@ -407,7 +408,7 @@ ARCHITECTURES = {
     "frozen": Architecture(TOP, "a base before the head: slow", STEPS | SLOWER, transfer="frozen"),
     "finetune_plain": Architecture(TOP, "its end learns too", PLAIN | SLOWEST | B20 | LONG, **LAST),
     "finetune": Architecture(HEAD, "all of it learns, slowly", {}, OLD_WAY, NEW_WAY, **LAST),
-    "witness": Architecture(WITNESS, "the shipped one", {}, OLD_WAY, NEW_WAY, **LAST, glance=160),
+    "witness": Architecture(WITNESS, "as the net that is shipped", {}, OLD_WAY, NEW_WAY, **LOOKS),
     "imagenet": Architecture(imagenet, "a base as it is, 1,000 classes", size=224, classes=NUMBERS),
     "happy": Architecture(happy_faces, "happy faces", PLAIN | B50 | {"epochs": 40}, ADAM, size=64),
     "mnist": Architecture(DIGITS, "28 x 28 grey digits", PLAIN | B64 | {"epochs": 5}, **GREY),
@@ -851,9 +852,6 @@ def make_batches(photos, labels, batch_size, classes=2, rng=None, augment=None, 
 @contextlib.contextmanager
 def muted_stderr():
     """Keep native code from writing: TensorFlow's start-up lines ignore every log setting."""
-    if sys.stderr is None:
-        yield
-        return
     saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
     try:
@@ -1256,8 +1254,22 @@ def confidence_threshold(curve, risk):
 # ==================================================================================================
 # 9. Prediction: photos in, probabilities out, by Keras or LiteRT
 
-TTA_CONFIDENCE, GLANCE_CONFIDENCE = 0.95, 0.999  # below it a second look pays, one at the whole
+TTA_CONFIDENCE, GLANCE_CONFIDENCE = 0.95, 0.999  # below it closer looks pay, one at the whole
 NEITHER = "neither"  # a class of photos that show nothing of the other ones
+
+
+def smaller(photos, side):
+    """Photos (B, S, S, 3) at a glance: the nearest pixels, as good as means here, and quicker."""
+    places = (2 * np.arange(side) + 1) * photos.shape[1] // (2 * side)
+    return photos.take(places, axis=1).take(places, axis=2)  # (B, side, side, 3)
+
+
+def closer(photos, margin, side):
+    """The middle of photos in the mirror, without a margin of so much of a side."""
+    size = photos.shape[1]
+    first, last = round(size * margin), round(size * (1 - margin))  # pixels
+    cuts = (Image.fromarray(photo[first:last, first:last][:, ::-1]) for photo in photos)
+    return np.stack([cut.resize((side or size,) * 2, Image.Resampling.BILINEAR) for cut in cuts])
 
 
 class Predictor:
@@ -1270,11 +1282,13 @@ class Predictor:
     def __init__(self, forward, info):
         self.forward, self.info, recipe = forward, info, info["recipe"]
         kind, tta = ARCHITECTURES[info["architecture"]], recipe.get("recipe") == "best"
-        tta, self.margin = tta and bool(recipe.get("augment")), 0 if kind.crop else 0.1  # of a side
-        self.glance = tta and getattr(forward, "any_size", False) and kind.glance  # pixels
-        # Looks at photos: how, below which confidence it takes one, and how much that counts then.
-        whole, middle = (np.asarray, GLANCE_CONFIDENCE, 1), (self.closer, TTA_CONFIDENCE, 0.5)
-        self.looks = [(self.smaller, 1, 1)] * bool(self.glance) + [whole] + [middle] * tta
+        margins = kind.margins if tta and recipe.get("augment") else ()
+        first, last = kind.sides if getattr(forward, "any_size", False) else (None, None)
+        # How it looks, below which confidence, and how much such a look counts then.
+        self.looks = [(functools.partial(smaller, side=first), 1, 1)] if first and margins else []
+        self.looks += [(np.asarray, GLANCE_CONFIDENCE, 1)]
+        views = (functools.partial(closer, margin=margin, side=last) for margin in margins)
+        self.looks += [(view, TTA_CONFIDENCE, 1 / n) for n, view in enumerate(views, start=2)]
         # A net that knows neither learned from all classes alike; nine of ten photos of a folder
         # are of it. Odds change as shares do (Saerens et al. 2002, Neural Computation 14, eq. 4).
         times = 9 * (len(info["classes"]) - 1)  # 0.9 to one of the others, which have 0.1 together
@@ -1288,21 +1302,10 @@ class Predictor:
                 doubtful = answers.max(axis=1) < least  # (B,)
                 if doubtful.any():
                     look = self.look(view(batch[doubtful]))
-                    answers[doubtful] = (1 - share) * answers[doubtful] + share * look
+                    mean = answers[doubtful].clip(1e-9) ** (1 - share) * look**share  # of logits
+                    answers[doubtful] = mean / mean.sum(axis=1, keepdims=True)
         found *= self.odds  # (N, K): those of a folder
         return found / found.sum(axis=1, keepdims=True)
-
-    def smaller(self, photos):
-        """Photos at a glance: the nearest of their pixels, as good as means here, and quicker."""
-        places = (2 * np.arange(self.glance) + 1) * photos.shape[1] // (2 * self.glance)
-        return photos.take(places, axis=1).take(places, axis=2)  # (B, 160, 160, 3)
-
-    def closer(self, photos):
-        """The middle of photos in the mirror, at the same size."""
-        size = photos.shape[1]
-        first, last = round(size * self.margin), round(size * (1 - self.margin))  # pixels
-        cuts = (Image.fromarray(photo[first:last, first:last][:, ::-1]) for photo in photos)
-        return np.stack([cut.resize((size, size), Image.Resampling.BILINEAR) for cut in cuts])
 
     def look(self, photos):
         """The answers for photos (B, S, S, 3) at one look: float64 (B, K)."""
@@ -2310,8 +2313,8 @@ def classify(classifier, arguments):
     if folder:
         console.say(f"{folder}: {copies[True]} copied, {copies[False]} there already")
     if arguments.report:
-        where = f"{', '.join(sources[:3])}{', …' if sources[3:] else ''}: {len(rows)} files"
-        write_gallery(arguments.report, where, *by_verdict(rows))
+        title = f"{', '.join(sources)[:99]}: {len(rows)} files"
+        write_gallery(arguments.report, title, *by_verdict(rows))
     return int(answers[None] > 0)
 
 
@@ -2440,11 +2443,7 @@ def run(arguments):
     if arguments.report:
         write_file(arguments.report, None, "--report")
     settings = {each.name: given[each.name] for each in fields(Settings) if each.name in given}
-    classifier = CatDogClassifier(**settings)
-    code = action(classifier, arguments)
-    if arguments.report:
-        classifier.console.say(f"report: {arguments.report}")
-    return code
+    return action(CatDogClassifier(**settings), arguments)
 
 
 def prepare_streams():

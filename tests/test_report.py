@@ -53,7 +53,7 @@ def test_a_folder_is_a_gallery_by_verdict_the_least_confident_first(folder, colo
     (tmp_path / "pages").mkdir()
     path = tmp_path / "pages" / "report.html"
     code, _, err = run("-d", folder, "--weights", colours, "--report", path)
-    assert code == 1 and f"report: {path}" in err  # one is broken
+    assert code == 1  # one is broken
     page = Page(path)
     names = ["a.png", EVIL, "b 猫.png"]
     assert page.paths == [folder / name for name in names]

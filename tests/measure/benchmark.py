@@ -114,10 +114,10 @@ def box(options, precision="auto"):
 
 
 def box_forward(options, precision="auto"):
-    """The forward pass of the shipped net, 64 photos at a time."""
+    """The shipped net alone, all its looks, 64 photos at a time."""
     paths = list(program.list_photos(options.originals))[:64]
     photos = np.stack([photo for _, photo in program.read_photos(paths, BOX_SIZE)])
-    answer = box(options, precision).predictor.forward
+    answer = box(options, precision).predictor
     return rates(10 * 64, lambda: [answer(photos) for _ in range(10)], options.repeats)
 
 
