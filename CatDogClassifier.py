@@ -379,10 +379,9 @@ def imagenet(size, classes, base):
 # `settings` in both, `tutorial` and `best` in one; `size`: side of its photos (on a base, the base
 # decides); `transfer`: a base is "frozen", or its "features" are computed once, or its "last block"
 # is trained, after the head; `crop`: side of augmented photos, if less, as crops show things larger
-# (Touvron et al. 2019, arXiv:1906.06423); `looks`, where a net answers photos of any side: that of
-# a glance, that of a closer look, and how much this counts.
-COLUMNS = "build about settings tutorial best size classes transfer crop looks"
-DEFAULTS = [{}, {}, {}, 150, ("cat", "dog"), None, None, (None, None, 0.5)]
+# (Touvron et al. 2019, arXiv:1906.06423); `margins` of closer looks, `sides` of glances and these.
+COLUMNS = "build about settings tutorial best size classes transfer crop margins sides"
+DEFAULTS = [{}, {}, {}, 150, ("cat", "dog"), None, None, (0.1,), (None, None)]
 Architecture = collections.namedtuple("Architecture", COLUMNS, defaults=DEFAULTS)
 net_of = functools.partial  # a builder, some of its arguments chosen
 FIVE = net_of(convnet, filters=(32, 64, 128, 128, 256), dropout=0.5, initializer="he_normal")
@@ -394,8 +393,8 @@ PLAIN, STEPS, LONG = {"augment": False}, {"steps": 100}, {"epochs": 100}
 SLOW, SLOWER, SLOWEST = ({"learning_rate": rate} for rate in (1e-4, 2e-5, 1e-5))
 B20, B50, B64 = ({"batch_size": count} for count in (20, 50, 64))
 ONCE, LAST = {"transfer": "features"}, {"transfer": "last block"}
-LOOKS = LAST | {"looks": (160, 288, 0.7)}
-LARGER = {"best": {"learning_rate": 0.002}, "size": 160, "crop": 112}
+LARGER = {"best": {"learning_rate": 0.002}, "size": 160, "crop": 112, "margins": (0,)}
+LOOKS = LAST | {"margins": (0.1, 0.15), "sides": (160, 288)}
 NUMBERS = tuple(map(str, range(1000)))  # classes whose names no weights file tells
 GREY, SIX = {"size": 28, "classes": NUMBERS[:10]}, {"size": 64, "classes": NUMBERS[:6]}
 ADAM, OLD_WAY = {"optimizer": "adam"}, STEPS | SLOWEST | LONG
@@ -1255,7 +1254,7 @@ def confidence_threshold(curve, risk):
 # ==================================================================================================
 # 9. Prediction: photos in, probabilities out, by Keras or LiteRT
 
-TTA_CONFIDENCE, GLANCE_CONFIDENCE = 0.95, 0.999  # below it a closer look pays, one at the whole
+TTA_CONFIDENCE, GLANCE_CONFIDENCE = 0.95, 0.999  # below it closer looks pay, one at the whole
 NEITHER = "neither"  # a class of photos that show nothing of the other ones
 
 
@@ -1282,14 +1281,14 @@ class Predictor:
 
     def __init__(self, forward, info):
         self.forward, self.info, recipe = forward, info, info["recipe"]
-        kind, any_size = ARCHITECTURES[info["architecture"]], getattr(forward, "any_size", False)
-        first, last, share = (kind if any_size else ARCHITECTURES["default"]).looks
+        kind, tta = ARCHITECTURES[info["architecture"]], recipe.get("recipe") == "best"
+        margins = kind.margins if tta and recipe.get("augment") else ()
+        first, last = kind.sides if getattr(forward, "any_size", False) else (None, None)  # pixels
         # How it looks, below which confidence, and how much such a look counts then.
-        self.looks = [(np.asarray, GLANCE_CONFIDENCE, 1)]
-        if recipe.get("recipe") == "best" and recipe.get("augment"):
-            middle = functools.partial(closer, margin=0 if kind.crop else 0.1, side=last)
-            self.looks.append((middle, TTA_CONFIDENCE, share))
-            self.looks[:0] = [(functools.partial(smaller, side=first), 1, 1)] if first else []
+        self.looks = [(functools.partial(smaller, side=first), 1, 1)] if first and margins else []
+        self.looks += [(np.asarray, GLANCE_CONFIDENCE, 1)]
+        views = (functools.partial(closer, margin=margin, side=last) for margin in margins)
+        self.looks += [(view, TTA_CONFIDENCE, 1 / n) for n, view in enumerate(views, start=2)]
         # A net that knows neither learned from all classes alike; nine of ten photos of a folder
         # are of it. Odds change as shares do (Saerens et al. 2002, Neural Computation 14, eq. 4).
         times = 9 * (len(info["classes"]) - 1)  # 0.9 to one of the others, which have 0.1 together
