@@ -379,7 +379,7 @@ def imagenet(size, classes, base):
 # `settings` in both, `tutorial` and `best` in one; `size`: side of its photos (on a base, the base
 # decides); `transfer`: a base is "frozen", or its "features" are computed once, or its "last block"
 # is trained, after the head; `crop`: side of augmented photos, if less, as crops show things larger
-# (Touvron et al. 2019, arXiv:1906.06423); `margins` of closer looks, `sides` of glances and these.
+# (Touvron et al. 2019, arXiv:1906.06423); `margins`, shares, and `sides`, pixels: see `Predictor`.
 COLUMNS = "build about settings tutorial best size classes transfer crop margins sides"
 DEFAULTS = [{}, {}, {}, 150, ("cat", "dog"), None, None, (0.1,), (None, None)]
 Architecture = collections.namedtuple("Architecture", COLUMNS, defaults=DEFAULTS)
@@ -1256,7 +1256,7 @@ def confidence_threshold(curve, risk):
 # ==================================================================================================
 # 9. Prediction: photos in, probabilities out, by Keras or LiteRT
 
-TTA_CONFIDENCE, GLANCE_CONFIDENCE = 0.95, 0.999  # below it closer looks pay, one at the whole
+TTA_CONFIDENCE, GLANCE_CONFIDENCE = 0.95, 0.999  # enough for no closer look; for a glance alone
 NEITHER = "neither"  # a class of photos that show nothing of the other ones
 
 
@@ -1283,9 +1283,9 @@ class Predictor:
 
     def __init__(self, forward, info):
         self.forward, self.info, recipe = forward, info, info["recipe"]
-        kind, tta = ARCHITECTURES[info["architecture"]], recipe.get("recipe") == "best"
-        margins = kind.margins if tta and recipe.get("augment") else ()
-        first, last = kind.sides if getattr(forward, "any_size", False) else (None, None)  # pixels
+        kind, any_size = ARCHITECTURES[info["architecture"]], getattr(forward, "any_size", False)
+        margins = kind.margins if recipe.get("recipe") == "best" and recipe.get("augment") else ()
+        first, last = kind.sides if any_size and info["base"] != "vgg16" else (None, None)
         # How it looks, below which confidence, and how much such a look counts then.
         self.looks = [(functools.partial(smaller, side=first), 1, 1)] if first and margins else []
         self.looks += [(np.asarray, GLANCE_CONFIDENCE, 1)]
@@ -1303,7 +1303,7 @@ class Predictor:
             for view, least, share in self.looks:
                 doubtful = answers.max(axis=1) < least  # (B,)
                 if doubtful.any():
-                    look = self.look(view(batch[doubtful]))
+                    look = self.look(view(batch[doubtful])).clip(1e-9)
                     mean = answers[doubtful].clip(1e-9) ** (1 - share) * look**share  # of logits
                     answers[doubtful] = mean / mean.sum(axis=1, keepdims=True)
         found *= self.odds  # (N, K): those of a folder
@@ -1783,7 +1783,7 @@ def draw_reliability(before, after, split):
         label = f"{name}: expected calibration error {percent(found['ece'])} (larger: more photos)"
         axes.plot(confidence, accuracy, color=colour, linewidth=1, alpha=0.6)
         axes.scatter(confidence, accuracy, sizes, colour, marker=marker, label=label, clip_on=False)
-    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(None, 1), ylim=(0, 1.02))
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     axes.set_title(f"How far confidence can be relied on ({split} photos)")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center")
@@ -2314,8 +2314,8 @@ def classify(classifier, arguments):
     if folder:
         console.say(f"{folder}: {copies[True]} copied, {copies[False]} there already")
     if arguments.report:
-        title = f"{', '.join(sources)[:99]}: {len(rows)} files"
-        write_gallery(arguments.report, title, *by_verdict(rows))
+        where = sources[0] if len(sources) == 1 else f"{len(sources)} places"
+        write_gallery(arguments.report, f"{where}: {len(rows)} files", *by_verdict(rows))
     return int(answers[None] > 0)
 
 

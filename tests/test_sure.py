@@ -49,7 +49,7 @@ def mean(*shares):
     return 1 / (1 + np.prod(odds) ** (-1 / len(odds)))
 
 
-def looks(tta=True, classes=2, architecture="residual", any_size=False):
+def looks(tta=True, classes=2, architecture="residual", any_size=False, base=None):
     """A Predictor that answers by the upper left pixel, in percent; the photos it was shown."""
     shown = []
 
@@ -60,7 +60,7 @@ def looks(tta=True, classes=2, architecture="residual", any_size=False):
 
     recipe = {"recipe": "best", "augment": tta}
     info = {"recipe": recipe, "classes": ["x"] * classes, "temperature": 1.0}
-    info["architecture"] = architecture  # residual answers larger than it learned: no middles
+    info |= {"architecture": architecture, "base": base}  # residual learned smaller: no middles
     forward.any_size = any_size
     return program.Predictor(forward, info), shown
 
@@ -85,9 +85,13 @@ def test_what_the_shipped_net_is_sure_of_at_a_glance_it_does_not_see_whole():
     """At 160 pixels; what is below 99.9 % as it is, below 95 % there its middle twice as well."""
     photos = np.repeat(np.uint8([100, 99, 4, 60]), 224 * 224 * 3).reshape(4, 224, 224, 3)
     photos[2:, :, 100:] = 90  # where the middle begins in the mirror
-    every = [(4, 160), (3, 224), (1, 288), (1, 288)]
-    for any_size, sizes in (True, every), (False, [(4, 224), (1, 224), (1, 224)]):
-        predictor, shown = looks(classes=3, architecture="witness", any_size=any_size)
+    whole = [(4, 224), (1, 224), (1, 224)]
+    for base, any_size, sizes in (
+        ("efficientnet-lite0", True, [(4, 160), (3, 224), (1, 288), (1, 288)]),
+        ("vgg16", True, whole),  # its maps are flattened, so photos have one size
+        ("efficientnet-lite0", False, whole),
+    ):
+        predictor, shown = looks(True, 3, "witness", any_size, base)
         assert predictor(photos)[:, 0] == pytest.approx([1, 0.99, 0.04, mean(0.6, 0.9, 0.9)])
         assert [each.shape[:2] for each in shown] == sizes
     assert np.array_equal(shown[0], photos)
