@@ -1286,7 +1286,7 @@ class Predictor:
         kind, any_size = ARCHITECTURES[info["architecture"]], getattr(forward, "any_size", False)
         margins = kind.margins if recipe.get("recipe") == "best" and recipe.get("augment") else ()
         first, last = kind.sides if any_size and info["base"] != "vgg16" else (None, None)
-        # How it looks, below which confidence, and how much such a look counts then.
+        # How it looks, below which confidence, what that counts then. (VGG16 takes only one size.)
         self.looks = [(functools.partial(smaller, side=first), 1, 1)] if first and margins else []
         self.looks += [(np.asarray, GLANCE_CONFIDENCE, 1)]
         views = (functools.partial(closer, margin=margin, side=last) for margin in margins)

@@ -85,12 +85,10 @@ def test_what_the_shipped_net_is_sure_of_at_a_glance_it_does_not_see_whole():
     """At 160 pixels; what is below 99.9 % as it is, below 95 % there its middle twice as well."""
     photos = np.repeat(np.uint8([100, 99, 4, 60]), 224 * 224 * 3).reshape(4, 224, 224, 3)
     photos[2:, :, 100:] = 90  # where the middle begins in the mirror
-    whole = [(4, 224), (1, 224), (1, 224)]
-    for base, any_size, sizes in (
-        ("efficientnet-lite0", True, [(4, 160), (3, 224), (1, 288), (1, 288)]),
-        ("vgg16", True, whole),  # its maps are flattened, so photos have one size
-        ("efficientnet-lite0", False, whole),
-    ):
+    lite, whole = "efficientnet-lite0", [(4, 224), (1, 224), (1, 224)]
+    first = lite, True, [(4, 160), (3, 224), (1, 288), (1, 288)]
+    flat = "vgg16", True, whole  # its maps are flattened, so photos have one size
+    for base, any_size, sizes in first, flat, (lite, False, whole):
         predictor, shown = looks(True, 3, "witness", any_size, base)
         assert predictor(photos)[:, 0] == pytest.approx([1, 0.99, 0.04, mean(0.6, 0.9, 0.9)])
         assert [each.shape[:2] for each in shown] == sizes
